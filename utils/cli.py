@@ -1,0 +1,44 @@
+"""What every command shares: errors end in one line on stderr and a documented exit code."""
+
+import argparse
+import difflib
+import sys
+from collections.abc import Callable, Sequence
+from typing import NoReturn
+
+from utils.errors import UserError
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser that answers an unknown option with the nearest known one."""
+
+    def __init__(self, *, description: str) -> None:
+        super().__init__(description=description, allow_abbrev=False)
+        self.add_argument("--debug", action="store_true", help="show the traceback of an error")
+
+    def error(self, message: str) -> NoReturn:
+        unknown = [word for word in message.split() if word.startswith("--")]
+        if "unrecognized arguments" in message and unknown:
+            known = [option for action in self._actions for option in action.option_strings]
+            near = difflib.get_close_matches(unknown[0].split("=")[0], known, n=1)
+            message = f"unknown option {unknown[0]}" + (f"; did you mean {near[0]}?" if near else "; see --help")
+        self.exit(2, f"{self.prog}: error: {message}\n")
+
+
+def run(
+    main: Callable[[argparse.Namespace], object], parser: Parser, arguments: Sequence[str] | None = None
+) -> NoReturn:
+    """Parse, call ``main``, exit: 0, or the error's code (2 usage, 3 data, 4 checkpoint, 5 training, 130/143 stopped)."""
+    options = parser.parse_args(arguments)
+    try:
+        main(options)
+    except UserError as error:
+        if options.debug:
+            raise
+        one_line = " ".join(str(error).split())
+        sys.stderr.write(f"{parser.prog}: error: {one_line}\n")
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        sys.stderr.write(f"{parser.prog}: interrupted\n")
+        sys.exit(130)
+    sys.exit(0)
