@@ -1,0 +1,127 @@
+"""HighRes-net: recursive fusion of a series of views (Deudon et al., 2020).
+
+Names and order of the layers are those of the reference implementation, so its checkpoints load.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from models.series import Backbone, Prediction, Series
+from models.upsampling import doublings
+
+
+def conv3x3(in_channels: int, out_channels: int) -> nn.Conv2d:
+    return nn.Conv2d(in_channels, out_channels, kernel_size=3, padding=1)
+
+
+class ResidualBlock(nn.Module):
+    """Two convolutions, each with PReLU, and a skip."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.block = nn.Sequential(conv3x3(width, width), nn.PReLU(), conv3x3(width, width), nn.PReLU())
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.block(x)
+
+
+class Encoder(nn.Module):
+    """Embeds a view together with the reference image: (N, 2 * channels, h, w) -> (N, width, h, w)."""
+
+    def __init__(self, *, channels: int, width: int, layers: int) -> None:
+        super().__init__()
+        self.init_layer = nn.Sequential(conv3x3(2 * channels, width), nn.PReLU())
+        self.res_layers = nn.Sequential(*(ResidualBlock(width) for _ in range(layers)))
+        self.final = nn.Sequential(conv3x3(width, width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.final(self.res_layers(self.init_layer(x)))
+
+
+class RecursiveFusion(nn.Module):
+    """Fuses views by halves until one is left: (B, T, width, h, w), alphas (B, T) -> (B, width, h, w).
+
+    Of n views the first n//2 meet the next n//2 in reversed order; with n odd the last view is dropped.
+    """
+
+    def __init__(self, *, width: int, alpha_residual: bool = True) -> None:
+        super().__init__()
+        self.alpha_residual = alpha_residual
+        self.fuse = nn.Sequential(ResidualBlock(2 * width), conv3x3(2 * width, width), nn.PReLU())
+
+    def forward(self, x: Tensor, alphas: Tensor) -> Tensor:
+        batch, views = x.shape[:2]
+        while views > 1:
+            half = views // 2
+            first, second = x[:, :half], x[:, half : 2 * half].flip(1)
+            pairs = torch.cat([first, second], dim=2)  # (B, half, 2 * width, h, w)
+            fused = self.fuse(pairs.flatten(0, 1)).unflatten(0, (batch, half))  # (B, half, width, h, w)
+            if self.alpha_residual:
+                alpha = alphas[:, half : 2 * half].flip(1)[:, :, None, None, None]  # of the second views
+                x = first + alpha * fused
+            else:
+                x = fused
+            alphas, views = alphas[:, :half], half
+        return x.mean(dim=1)
+
+
+class Decoder(nn.Module):
+    """Transposed convolutions to high resolution: (B, width, h, w) -> (B, channels, s*h, s*w)."""
+
+    def __init__(self, *, channels: int, width: int, scale: int) -> None:
+        super().__init__()
+        for i in range(1, doublings(scale) + 1):
+            up = nn.ConvTranspose2d(width, width, kernel_size=2, stride=2)
+            self.add_module("deconv" if i == 1 else f"deconv{i}", nn.Sequential(up, nn.PReLU()))
+        self.final = nn.Conv2d(width, channels, kernel_size=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        for layer in self.children():  # in the order in which they were added
+            x = layer(x)
+        return x
+
+
+def median_view(lr: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Per-pixel median over the views (the lower of two middle values): (B, T, C, h, w) -> (B, C, h, w).
+
+    ``mask`` (B, T), True = acquired: only these views count.
+    """
+    if mask is None:
+        return lr.median(dim=1).values
+    ordered = lr.masked_fill(~mask[:, :, None, None, None], float("inf")).sort(dim=1).values
+    middle = (mask.sum(dim=1) - 1).clamp(min=0) // 2  # (B,)
+    return ordered[torch.arange(len(lr), device=lr.device), middle]
+
+
+def with_reference(lr: Tensor, reference: Tensor) -> Tensor:
+    """Every view beside the reference image, as the encoder takes it: (B * T, 2C, h, w)."""
+    return torch.cat([lr, reference.unsqueeze(1).expand_as(lr)], dim=2).flatten(0, 1)
+
+
+class HighResNet(Backbone):
+    """Encoder with the median view as reference, recursive fusion, decoder. Padded views have alpha 0."""
+
+    def __init__(
+        self,
+        *,
+        channels: int = 3,
+        width: int = 64,
+        layers: int = 2,
+        scale: int = 4,
+        alpha_residual: bool = True,
+        base_residual: bool = False,
+    ) -> None:
+        super().__init__()
+        self.scale = scale
+        self.feature_channels = width
+        self.base_residual = base_residual
+        self.encode = Encoder(channels=channels, width=width, layers=layers)
+        self.fuse = RecursiveFusion(width=width, alpha_residual=alpha_residual)
+        self.decode = Decoder(channels=channels, width=width, scale=scale)
+
+    def forward(self, series: Series) -> Prediction:
+        views = self.encode(with_reference(series.lr, median_view(series.lr)))  # (B * T, width, h, w)
+        views = views.unflatten(0, series.lr.shape[:2])
+        features = self.fuse(views, series.mask.to(views.dtype))  # (B, width, h, w)
+        sr = self.decode(features)
+        return Prediction(sr=series.base + sr if self.base_residual else sr, features=features)

@@ -1,0 +1,132 @@
+"""Multi-image super-resolution networks made of the parts of RRDBNet, HighRes-net and L-TAE."""
+
+from typing import Literal, Unpack
+
+from torch import Tensor
+
+from models.highresnet import Decoder, Encoder, RecursiveFusion, median_view, with_reference
+from models.ltae import LTAE2d, LTAEOptions
+from models.rrdb import OutputClamp, RRDBTrunk, UpsamplingHead
+from models.series import Backbone, Prediction, Series
+
+Reference = Literal["median", "closest"]
+
+
+def attend(temporal_encoder: LTAE2d, views: Tensor, series: Series, *, mask_padding: bool) -> Tensor:
+    """Encoded views (B * T, C, h, w) -> one map (B, C_out, h, w); with ``mask_padding`` as if padding weren't there."""
+    views = views.unflatten(0, series.lr.shape[:2])
+    pad_mask = ~series.mask if mask_padding else None
+    return temporal_encoder(views, series.dates, pad_mask, norm_padding=not mask_padding)[0]
+
+
+class HighResLTAE(Backbone):
+    """Encoder and decoder of HighRes-net with temporal attention between them.
+
+    Args:
+        reference: what every view is encoded beside: the median of the views, or the view closest to the target date.
+        mask_padding: leave padded views out of the median, the normalisation and the attention; as published, they
+            vote.
+        ltae: keywords of ``LTAE2d``; the features have as many channels as its mlp ends with.
+    """
+
+    def __init__(
+        self,
+        *,
+        channels: int = 3,
+        width: int = 64,
+        layers: int = 2,
+        reference: Reference = "median",
+        scale: int = 4,
+        mask_padding: bool = False,
+        base_residual: bool = False,
+        **ltae: Unpack[LTAEOptions],
+    ) -> None:
+        super().__init__()
+        if reference not in ("median", "closest"):
+            raise ValueError(f"reference must be median or closest, not {reference!r}")
+        ltae.setdefault("mlp", (ltae.get("d_model", 128), width))
+        self.scale = scale
+        self.feature_channels = ltae["mlp"][-1]
+        self.reference = reference
+        self.mask_padding = mask_padding
+        self.base_residual = base_residual
+        self.encoder = Encoder(channels=channels, width=width, layers=layers)
+        self.temporal_encoder = LTAE2d(channels=width, **ltae)
+        self.decoder = Decoder(channels=channels, width=self.feature_channels, scale=scale)
+
+    def forward(self, series: Series) -> Prediction:
+        if self.reference == "closest":
+            reference = series.nearest()
+        else:
+            reference = median_view(series.lr, series.mask if self.mask_padding else None)
+        views = self.encoder(with_reference(series.lr, reference))  # (B * T, width, h, w)
+        features = attend(self.temporal_encoder, views, series, mask_padding=self.mask_padding)
+        sr = self.decoder(features)
+        return Prediction(sr=series.base + sr if self.base_residual else sr, features=features)
+
+
+class RRDBLTAE(Backbone):
+    """RRDB trunk for every view, temporal attention, RRDB upsampling head."""
+
+    def __init__(
+        self,
+        *,
+        channels: int = 3,
+        width: int = 32,
+        blocks: int,
+        growth: int = 32,
+        scale: int = 4,
+        output_clamp: OutputClamp = "straight_through",
+        mask_padding: bool = False,
+        base_residual: bool = False,
+        **ltae: Unpack[LTAEOptions],
+    ) -> None:
+        super().__init__()
+        ltae.setdefault("mlp", (ltae.get("d_model", 128), width))
+        self.scale = scale
+        self.feature_channels = ltae["mlp"][-1]
+        self.mask_padding = mask_padding
+        self.encoder = RRDBTrunk(channels=channels, width=width, blocks=blocks, growth=growth)
+        self.temporal_encoder = LTAE2d(channels=width, **ltae)
+        self.decoder = UpsamplingHead(
+            channels=channels,
+            width=self.feature_channels,
+            scale=scale,
+            output_clamp=output_clamp,
+            base_residual=base_residual,
+        )
+
+    def forward(self, series: Series) -> Prediction:
+        views = self.encoder((series.lr.flatten(0, 1) + 1) / 2)  # (B * T, width, h, w)
+        features = attend(self.temporal_encoder, views, series, mask_padding=self.mask_padding)
+        return Prediction(sr=self.decoder(features, series.base), features=features)
+
+
+class RRDBHighResNet(Backbone):
+    """RRDB trunk for every view, recursive fusion, RRDB upsampling head. Padded views have alpha 0."""
+
+    def __init__(
+        self,
+        *,
+        channels: int = 3,
+        width: int = 32,
+        blocks: int,
+        growth: int = 32,
+        scale: int = 4,
+        output_clamp: OutputClamp = "straight_through",
+        base_residual: bool = False,
+    ) -> None:
+        super().__init__()
+        self.scale = scale
+        self.feature_channels = width
+        self.encoder = RRDBTrunk(channels=channels, width=width, blocks=blocks, growth=growth)
+        self.fuse = RecursiveFusion(width=width)
+        self.decoder = UpsamplingHead(
+            channels=channels, width=width, scale=scale, output_clamp=output_clamp, base_residual=base_residual
+        )
+
+    def forward(self, series: Series) -> Prediction:
+        views = self.encoder((series.lr.flatten(0, 1) + 1) / 2)  # (B * T, width, h, w)
+        views = views.unflatten(0, series.lr.shape[:2])
+        features = self.fuse(views, series.mask.to(views.dtype))  # (B, width, h, w)
+        return Prediction(sr=self.decoder(features, series.base), features=features)

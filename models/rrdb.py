@@ -1,0 +1,168 @@
+"""RRDBNet: residual-in-residual dense blocks (Wang et al., ESRGAN, ECCV Workshops 2018).
+
+Names and order of the layers are those of the reference implementation, so its checkpoints load.
+"""
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from models.series import Backbone, Prediction, Series
+from models.upsampling import doublings
+
+OutputClamp = Literal["straight_through", "hard"]
+
+
+def conv3x3(in_channels: int, out_channels: int) -> nn.Conv2d:
+    return nn.Conv2d(in_channels, out_channels, kernel_size=3, padding=1)
+
+
+def leaky_relu(x: Tensor) -> Tensor:
+    return F.leaky_relu(x, negative_slope=0.2)
+
+
+def clamp_to_unit(x: Tensor, *, straight_through: bool) -> Tensor:
+    """Clamp to [0, 1]; with ``straight_through`` the gradient passes as if there were no clamp.
+
+    A hard clamp gives a colour channel that starts outside [0, 1] no gradient: it stays dead for ever.
+    """
+    if not straight_through:
+        return x.clamp(0, 1)
+    return x.detach().clamp(0, 1) + (x - x.detach())  # the bracket is exactly 0, with gradient 1
+
+
+class DenseBlock(nn.Module):
+    """Five convolutions; each sees the block's input and the outputs of all earlier ones."""
+
+    def __init__(self, *, width: int, growth: int) -> None:
+        super().__init__()
+        self.conv1 = conv3x3(width, growth)
+        self.conv2 = conv3x3(width + growth, growth)
+        self.conv3 = conv3x3(width + 2 * growth, growth)
+        self.conv4 = conv3x3(width + 3 * growth, growth)
+        self.conv5 = conv3x3(width + 4 * growth, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        seen = x  # (B, width + k * growth, h, w)
+        for conv in (self.conv1, self.conv2, self.conv3, self.conv4):
+            seen = torch.cat([seen, leaky_relu(conv(seen))], dim=1)
+        return torch.add(x, self.conv5(seen), alpha=0.2)
+
+
+class RRDB(nn.Module):
+    """Three dense blocks inside one more scaled residual connection."""
+
+    def __init__(self, *, width: int, growth: int) -> None:
+        super().__init__()
+        self.RDB1 = DenseBlock(width=width, growth=growth)
+        self.RDB2 = DenseBlock(width=width, growth=growth)
+        self.RDB3 = DenseBlock(width=width, growth=growth)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.add(x, self.RDB3(self.RDB2(self.RDB1(x))), alpha=0.2)
+
+
+class RRDBTrunk(nn.Module):
+    """The part of RRDBNet that works at low resolution: (B, channels, h, w) in [0, 1] -> features."""
+
+    def __init__(self, *, channels: int, width: int, blocks: int, growth: int) -> None:
+        super().__init__()
+        self._add_trunk(channels=channels, width=width, blocks=blocks, growth=growth)
+
+    def _add_trunk(self, *, channels: int, width: int, blocks: int, growth: int) -> None:
+        self.conv_first = conv3x3(channels, width)
+        self.RRDB_trunk = nn.Sequential(*(RRDB(width=width, growth=growth) for _ in range(blocks)))
+        self.trunk_conv = conv3x3(width, width)
+
+    def encode(self, x: Tensor) -> list[Tensor]:
+        """The output of every block, then the sum after the long skip: blocks + 1 maps (B, width, h, w)."""
+        first = self.conv_first(x)
+        features = [first]
+        for block in self.RRDB_trunk:
+            features.append(block(features[-1]))
+        return [*features[1:], first + self.trunk_conv(features[-1])]
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.encode(x)[-1]
+
+
+class UpsamplingHead(nn.Module):
+    """The part of RRDBNet that goes to high resolution: (B, width, h, w) -> (B, channels, s*h, s*w) in [-1, 1].
+
+    With ``base_residual`` the last layer is the difference to ``base``, and neither clamped nor rescaled.
+    """
+
+    def __init__(
+        self,
+        *,
+        channels: int,
+        width: int,
+        scale: int,
+        output_clamp: OutputClamp = "straight_through",
+        base_residual: bool = False,
+    ) -> None:
+        super().__init__()
+        self._add_head(
+            channels=channels, width=width, scale=scale, output_clamp=output_clamp, base_residual=base_residual
+        )
+
+    def _add_head(
+        self, *, channels: int, width: int, scale: int, output_clamp: OutputClamp, base_residual: bool
+    ) -> None:
+        if output_clamp not in ("straight_through", "hard"):
+            raise ValueError(f"output_clamp must be straight_through or hard, not {output_clamp!r}")
+        self.doublings = doublings(scale)
+        self.straight_through = output_clamp == "straight_through"
+        self.base_residual = base_residual
+        for i in range(1, self.doublings + 1):
+            self.add_module(f"upconv{i}", conv3x3(width, width))
+        self.HRconv = conv3x3(width, width)
+        self.conv_last = conv3x3(width, channels)
+
+    def decode(self, x: Tensor, base: Tensor) -> Tensor:
+        for i in range(1, self.doublings + 1):
+            x = F.interpolate(x, scale_factor=2, mode="nearest")  # (B, width, 2^i h, 2^i w)
+            x = leaky_relu(self.get_submodule(f"upconv{i}")(x))
+        x = self.conv_last(leaky_relu(self.HRconv(x)))  # (B, channels, s*h, s*w)
+        if self.base_residual:
+            return base + x
+        return clamp_to_unit(x, straight_through=self.straight_through) * 2 - 1
+
+    def forward(self, x: Tensor, base: Tensor) -> Tensor:
+        return self.decode(x, base)
+
+
+class RRDBNet(RRDBTrunk, UpsamplingHead, Backbone):
+    """Single-image super-resolution of the view nearest to the target date.
+
+    Trunk and head lie side by side in the state dict here; the fusions of ``models/misr.py`` hold them apart. The
+    features for a diffusion model are every third map of the trunk, from the third on, concatenated.
+    """
+
+    def __init__(
+        self,
+        *,
+        channels: int = 3,
+        width: int,
+        blocks: int,
+        growth: int | None = None,
+        scale: int = 4,
+        output_clamp: OutputClamp = "straight_through",
+        base_residual: bool = False,
+    ) -> None:
+        nn.Module.__init__(self)
+        growth = width // 2 if growth is None else growth
+        self._add_trunk(channels=channels, width=width, blocks=blocks, growth=growth)
+        self._add_head(
+            channels=channels, width=width, scale=scale, output_clamp=output_clamp, base_residual=base_residual
+        )
+        self.scale = scale
+        self.feature_channels = width * ((blocks + 1) // 3)
+
+    def forward(self, series: Series) -> Prediction:  # type: ignore[override]
+        maps = self.encode((series.nearest() + 1) / 2)  # blocks + 1 of (B, width, h, w)
+        chosen = maps[2::3]
+        features = torch.cat(chosen, dim=1) if chosen else maps[-1][:, :0]  # (B, feature_channels, h, w)
+        return Prediction(sr=self.decode(maps[-1], series.base), features=features)

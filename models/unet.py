@@ -1,0 +1,234 @@
+"""The noise predictor of SRDiff: a U-Net without normalisation, conditioned on low-resolution features.
+
+Names and order of the layers are those of the reference implementation, so its checkpoints load.
+"""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from models.upsampling import doublings
+
+
+def reflected_conv(in_channels: int, out_channels: int, *, stride: int = 1) -> list[nn.Module]:
+    return [nn.ReflectionPad2d(1), nn.Conv2d(in_channels, out_channels, kernel_size=3, stride=stride)]
+
+
+def time_embedding(t: Tensor, dim: int) -> Tensor:
+    """Sines, then cosines, of t at dim/2 frequencies from 1 down to 1/10000: (B,) -> (B, dim)."""
+    half = dim // 2
+    step = math.log(10000) / max(half - 1, 1)
+    frequencies = torch.exp(torch.arange(half, device=t.device, dtype=t.dtype) * -step)
+    angles = t[:, None] * frequencies
+    return torch.cat([angles.sin(), angles.cos()], dim=1)
+
+
+class Block(nn.Module):
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__()
+        self.block = nn.Sequential(*reflected_conv(in_channels, out_channels), nn.Mish())
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.block(x)
+
+
+class ResnetBlock(nn.Module):
+    """Two blocks with the time in between, and a skip."""
+
+    def __init__(self, in_channels: int, out_channels: int, *, time_dim: int) -> None:
+        super().__init__()
+        self.mlp = nn.Sequential(nn.Mish(), nn.Linear(time_dim, out_channels))
+        self.block1 = Block(in_channels, out_channels)
+        self.block2 = Block(out_channels, out_channels)
+        same = in_channels == out_channels
+        self.res_conv = nn.Identity() if same else nn.Conv2d(in_channels, out_channels, kernel_size=1)
+
+    def forward(self, x: Tensor, time: Tensor) -> Tensor:
+        h = self.block1(x) + self.mlp(time)[:, :, None, None]
+        return self.block2(h) + self.res_conv(x)
+
+
+class Downsample(nn.Module):
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv = nn.Sequential(*reflected_conv(channels, channels, stride=2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(x)
+
+
+class Upsample(nn.Module):
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv = nn.Sequential(nn.ConvTranspose2d(channels, channels, kernel_size=4, stride=2, padding=1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(x)
+
+
+class LinearAttention(nn.Module):
+    """Attention over all pixels at a cost linear in their number (Shen et al., WACV 2021)."""
+
+    def __init__(self, channels: int, *, heads: int = 4, head_channels: int = 32) -> None:
+        super().__init__()
+        self.heads = heads
+        self.to_qkv = nn.Conv2d(channels, 3 * heads * head_channels, kernel_size=1, bias=False)
+        self.to_out = nn.Conv2d(heads * head_channels, channels, kernel_size=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = self.to_qkv(x).flatten(2).unflatten(1, (3, self.heads, -1)).unbind(1)  # (B, heads, c, h*w) each
+        context = k.softmax(dim=-1) @ v.transpose(2, 3)  # (B, heads, c of k, c of v)
+        out = context.transpose(2, 3) @ q  # (B, heads, c, h*w)
+        return self.to_out(out.flatten(1, 2).unflatten(2, x.shape[-2:]))
+
+
+class Rezero(nn.Module):
+    """A layer times a learned gain that starts at 0."""
+
+    def __init__(self, fn: nn.Module) -> None:
+        super().__init__()
+        self.fn = fn
+        self.g = nn.Parameter(torch.zeros(1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fn(x) * self.g
+
+
+class Residual(nn.Module):
+    def __init__(self, fn: nn.Module) -> None:
+        super().__init__()
+        self.fn = fn
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.fn(x)
+
+
+class WeightNormConv2d(nn.Conv2d):
+    """A convolution whose weight is weight_g · weight_v / ‖weight_v‖ (Salimans and Kingma, 2016), output by output.
+
+    It takes the place of ``conv`` and computes the same at first. Written out because torch's own weight norm either
+    names its parameters otherwise or can't be copied.
+    """
+
+    def __init__(self, conv: nn.Conv2d) -> None:
+        super().__init__(conv.in_channels, conv.out_channels, conv.kernel_size, conv.stride)  # type: ignore[arg-type]
+        direction = conv.weight.detach()
+        del self.weight
+        self.bias = conv.bias
+        self.weight_g = nn.Parameter(direction.flatten(1).norm(dim=1).view(-1, 1, 1, 1))
+        self.weight_v = nn.Parameter(direction.clone())
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self._conv_forward(x, torch._weight_norm(self.weight_v, self.weight_g, 0), self.bias)
+
+
+def normalise_weights(module: nn.Module) -> None:
+    """Put a weight-normed convolution in the place of every Conv2d below ``module``."""
+    for name, child in module.named_children():
+        if isinstance(child, nn.Conv2d):
+            setattr(module, name, WeightNormConv2d(child))
+        else:
+            normalise_weights(child)
+
+
+def initialise_weights(module: nn.Module) -> None:
+    """A tenth of Kaiming's normal initialisation (fan in), bias 0, for convolutions and linear layers."""
+    if isinstance(module, nn.Conv2d | nn.Linear):
+        nn.init.kaiming_normal_(module.weight, mode="fan_in")
+        module.weight.data.mul_(0.1)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
+
+
+class UNet(nn.Module):
+    """Predicts the noise in x_t. Height and width must be multiples of 2^(levels - 1).
+
+    Args:
+        dim: channels of the first level, and size of the time embedding.
+        dim_mults: channels of each level as multiples of ``dim``.
+        cond_channels: of the low-resolution features; they enter after the first level.
+        scale: of the high resolution against the features'.
+        use_attn: linear attention in the middle. up_input: the bicubic image enters beside the features.
+        use_wn: weight norm on the convolutions. weight_init: start from small weights.
+    """
+
+    def __init__(
+        self,
+        *,
+        channels: int = 3,
+        dim: int,
+        dim_mults: Sequence[int],
+        cond_channels: int,
+        scale: int = 4,
+        use_attn: bool = False,
+        up_input: bool = False,
+        use_wn: bool = False,
+        weight_init: bool = False,
+    ) -> None:
+        super().__init__()
+        doublings(scale)
+        if cond_channels < 1:
+            raise ValueError("the backbone gives no features to condition on (an RRDBNet needs 2 blocks at least)")
+        self.dim = dim
+        widths = [dim * mult for mult in dim_mults]
+        self.cond_proj = nn.ConvTranspose2d(cond_channels, dim, kernel_size=2 * scale, stride=scale, padding=scale // 2)
+        self.mlp = nn.Sequential(nn.Linear(dim, 4 * dim), nn.Mish(), nn.Linear(4 * dim, dim))
+        self.downs = nn.ModuleList()
+        for i, (width_in, width_out) in enumerate(zip([channels, *widths], widths, strict=False)):
+            self.downs.append(
+                nn.ModuleList(
+                    [
+                        ResnetBlock(width_in, width_out, time_dim=dim),
+                        ResnetBlock(width_out, width_out, time_dim=dim),
+                        Downsample(width_out) if i < len(widths) - 1 else nn.Identity(),
+                    ]
+                )
+            )
+        self.ups = nn.ModuleList()
+        for width_in, width_out in zip(widths[:0:-1], widths[-2::-1], strict=True):
+            self.ups.append(
+                nn.ModuleList(
+                    [
+                        ResnetBlock(2 * width_in, width_out, time_dim=dim),
+                        ResnetBlock(width_out, width_out, time_dim=dim),
+                        Upsample(width_out),
+                    ]
+                )
+            )
+        self.mid_block1 = ResnetBlock(widths[-1], widths[-1], time_dim=dim)
+        self.mid_attn = Residual(Rezero(LinearAttention(widths[-1]))) if use_attn else nn.Identity()
+        self.mid_block2 = ResnetBlock(widths[-1], widths[-1], time_dim=dim)
+        self.final_conv = nn.Sequential(Block(widths[0], dim), nn.Conv2d(dim, channels, kernel_size=1))
+        self.up_proj = nn.Sequential(*reflected_conv(channels, dim)) if up_input else None
+        if weight_init:
+            self.apply(initialise_weights)
+        if use_wn:
+            normalise_weights(self)
+
+    def condition(self, features: Tensor, base: Tensor) -> Tensor:
+        """Features (B, cond_channels, h, w) and bicubic image (B, C, H, W) -> (B, dim, H, W), for all times."""
+        condition = self.cond_proj(features)
+        return condition if self.up_proj is None else condition + self.up_proj(base)
+
+    def forward(self, x: Tensor, t: Tensor, condition: Tensor) -> Tensor:
+        """Noise predicted in x (B, C, H, W) at times t (B,), the same shape as x."""
+        multiple = 1 << (len(self.downs) - 1)
+        if x.shape[-2] % multiple or x.shape[-1] % multiple:
+            raise ValueError(f"height and width must be multiples of {multiple}, not {tuple(x.shape[-2:])}")
+        time = self.mlp(time_embedding(t.to(x.dtype), self.dim))  # (B, dim)
+        skips = []
+        for i, level in enumerate(self.downs):
+            block1, block2, downsample = level.children()
+            x = block2(block1(x, time), time)
+            if i == 0:
+                x = x + condition  # (B, dim, H, W)
+            skips.append(x)
+            x = downsample(x)  # halved, except at the last level
+        x = self.mid_block2(self.mid_attn(self.mid_block1(x, time)), time)
+        for level in self.ups:
+            block1, block2, upsample = level.children()
+            x = torch.cat([x, skips.pop()], dim=1)
+            x = upsample(block2(block1(x, time), time))  # doubled
+        return self.final_conv(x)

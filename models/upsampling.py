@@ -1,0 +1,9 @@
+"""The one rule for scales that all networks share."""
+
+
+def doublings(scale: int) -> int:
+    """How many times ×2 makes ``scale``. Raises ValueError unless it is 2, 4, 8, ..."""
+    count = scale.bit_length() - 1
+    if count < 1 or scale != 1 << count:
+        raise ValueError(f"scale must be a power of two from 2 on, not {scale}")
+    return count
