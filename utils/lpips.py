@@ -1,0 +1,157 @@
+"""LPIPS, the learned perceptual distance of two images, in plain torch.
+
+Zhang et al., *The Unreasonable Effectiveness of Deep Features as a Perceptual Metric*, CVPR 2018; version 0.1, AlexNet.
+"""
+
+import tempfile
+import urllib.request
+from collections.abc import Mapping
+from http.client import HTTPException
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from utils.errors import CheckpointError
+
+TAPS = (1, 4, 7, 9, 11)  # AlexNet's five ReLUs
+WIDTHS = (64, 192, 384, 256, 256)
+SMALLEST = 31  # pixels of height and width: what AlexNet's last level needs
+DOWNLOADS = {
+    "alexnet-owt-7be5be79.pth": "https://download.pytorch.org/models/alexnet-owt-7be5be79.pth",
+    "lpips-v0.1-alex.pth": (
+        "https://raw.githubusercontent.com/richzhang/PerceptualSimilarity/master/lpips/weights/v0.1/alex.pth"
+    ),
+}
+TIMEOUT = 10  # seconds without an answer
+
+
+class LPIPS(nn.Module):
+    """The distance of two batches of images; frozen. Parameters are named as in the original's files."""
+
+    shift: Tensor
+    stretch: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.features = nn.Sequential(
+            nn.Conv2d(3, 64, kernel_size=11, stride=4, padding=2),
+            nn.ReLU(),
+            nn.MaxPool2d(kernel_size=3, stride=2),
+            nn.Conv2d(64, 192, kernel_size=5, padding=2),
+            nn.ReLU(),
+            nn.MaxPool2d(kernel_size=3, stride=2),
+            nn.Conv2d(192, 384, kernel_size=3, padding=1),
+            nn.ReLU(),
+            nn.Conv2d(384, 256, kernel_size=3, padding=1),
+            nn.ReLU(),
+            nn.Conv2d(256, 256, kernel_size=3, padding=1),
+            nn.ReLU(),
+        )
+        for level, width in enumerate(WIDTHS):
+            self.add_module(f"lin{level}", _Head(width))
+        self.register_buffer("shift", torch.tensor([-0.030, -0.088, -0.188]).view(3, 1, 1), persistent=False)
+        self.register_buffer("stretch", torch.tensor([0.458, 0.448, 0.450]).view(3, 1, 1), persistent=False)
+        self.eval().requires_grad_(False)
+
+    @torch.no_grad()
+    def forward(self, a: Tensor, b: Tensor) -> Tensor:
+        """Distances of integer images 0..255 of any type, both (B, 3, H, W), -> (B,) float32; 0 is equal.
+
+        Images of under 31 pixels in height or width have no distance: NaN.
+        """
+        if min(a.shape[-2:]) < SMALLEST:
+            return torch.full((len(a),), torch.nan, device=a.device)
+        x = torch.cat([a, b]).to(self.shift.dtype) / 127.5 - 1
+        x = (x - self.shift) / self.stretch  # (2B, 3, H, W)
+        distance = x.new_zeros(len(a))
+        level = 0
+        for index, layer in enumerate(self.features):
+            x = layer(x)  # (2B, C, h, w)
+            if index in TAPS:
+                unit_a, unit_b = (x / (x.square().sum(dim=1, keepdim=True).sqrt() + 1e-10)).chunk(2)
+                head = self.get_submodule(f"lin{level}")
+                distance = distance + head((unit_a - unit_b).square()).mean(dim=(1, 2, 3))  # (B,)
+                level += 1
+        return distance
+
+
+class _Head(nn.Module):
+    """One non-negative weight a channel."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.model = nn.Sequential(nn.Dropout(), nn.Conv2d(width, 1, kernel_size=1, bias=False))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.model(x)
+
+
+def load_lpips(path: str | Path | None) -> LPIPS | None:
+    """The metric with its published weights.
+
+    Args:
+        path: a file with all weights (``features.*`` and ``lin*``). None: the public downloads, each tried once and
+            kept in torch's hub folder (under the environment variable TORCH_HOME).
+
+    Returns:
+        The metric, or None where no path is given and the downloads can't be had.
+
+    Raises:
+        CheckpointError: a file is missing, damaged or holds other weights.
+    """
+    if path is not None:
+        return _build(_read(Path(path)), sources=str(path))
+    folder = Path(torch.hub.get_dir()) / "checkpoints"
+    files = [folder / name for name in DOWNLOADS]
+    for file, url in zip(files, DOWNLOADS.values(), strict=True):
+        if not file.exists() and not _download(url, file):
+            return None
+    weights = {key: value for file in files for key, value in _read(file).items() if not key.startswith("classifier.")}
+    return _build(weights, sources=" and ".join(map(str, files)))
+
+
+def _build(weights: Mapping[str, Tensor], *, sources: str) -> LPIPS:
+    metric = LPIPS()
+    try:
+        metric.load_state_dict(weights)
+    except (RuntimeError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"{sources}: not LPIPS's weights on AlexNet (features.*, lin*): {error}") from error
+    return metric
+
+
+def _read(path: Path) -> dict[str, Tensor]:
+    if not path.is_file():
+        raise CheckpointError(f"{path}: no such file; give LPIPS's weights, or nothing to have them downloaded")
+    try:
+        weights = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # damaged files end in whatever the unpickler met
+        raise CheckpointError(
+            f"{path}: can't be read as weights ({type(error).__name__}); remove or replace it"
+        ) from error
+    if not isinstance(weights, dict) or not all(isinstance(key, str) for key in weights):
+        raise CheckpointError(f"{path}: holds no weights by name; give LPIPS's weights on AlexNet")
+    return weights
+
+
+def _download(url: str, file: Path) -> bool:
+    """Fetch one file, written aside and renamed; False where the network or the disk does not allow it."""
+    aside: Path | None = None
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with (
+            urllib.request.urlopen(url, timeout=TIMEOUT) as answer,
+            tempfile.NamedTemporaryFile(dir=file.parent, delete=False) as target,
+        ):
+            aside = Path(target.name)
+            while block := answer.read(1 << 20):
+                target.write(block)
+            expected = answer.headers.get("Content-Length")
+            if expected is not None and target.tell() != int(expected):
+                raise OSError("the connection ended early")
+        aside.replace(file)
+    except (OSError, HTTPException):  # URLError and time-outs are OSErrors
+        if aside is not None:
+            aside.unlink(missing_ok=True)
+        return False
+    return True
