@@ -1,0 +1,104 @@
+"""Radiometry: from integers on disk to what the networks see, batched and on any device.
+
+SPOT-6/7 is x/255·2 − 1. Sentinel-2 reflectance is clamped to [0, m] and becomes x/m·2 − 1, where m are percentiles of the data
+set, a number a band. A SPOT band has at most 256 levels, so recolouring it to a Sentinel-2 image (spectral matching)
+is a table of 256 entries, computed once and applied as a gather.
+"""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+PUBLISHED_MAXIMA = (0.2058, 0.1583, 0.1118)  # 98th percentiles of BreizhSR's train split: red, green, blue
+LEVELS = 256
+
+Floats = NDArray[np.floating]
+Integers = NDArray[np.integer]
+
+
+def normalise_lr(reflectance: Tensor, maxima: Sequence[float] | Tensor) -> Tensor:
+    """Reflectance (..., C, h, w) to [-1, 1], each band clamped to [0, maximum of the band]."""
+    top = torch.as_tensor(maxima, dtype=reflectance.dtype, device=reflectance.device).view(-1, 1, 1)  # (C, 1, 1)
+    return reflectance.clamp(min=torch.zeros_like(top), max=top) / top * 2 - 1
+
+
+def denormalise_lr(x: Tensor, maxima: Sequence[float] | Tensor) -> Tensor:
+    """[-1, 1] back to reflectance (..., C, h, w)."""
+    top = torch.as_tensor(maxima, dtype=x.dtype, device=x.device).view(-1, 1, 1)
+    return (x + 1) / 2 * top
+
+
+def normalise_hr(levels: Tensor) -> Tensor:
+    """8-bit levels, any shape and type, to float32 in [-1, 1]."""
+    return levels.to(torch.float32) / 255 * 2 - 1
+
+
+def reflectance(stored: Tensor) -> Tensor:
+    """Stored integers, reflectance × 10000, to float32 reflectance."""
+    return stored.to(torch.float32) / 10000
+
+
+def bicubic(x: Tensor, *, scale: int) -> Tensor:
+    """(..., C, h, w) -> (..., C, s·h, s·w): a = -0.75, half-pixel centres, edges replicated, as OpenCV's INTER_CUBIC."""
+    images = x.reshape(-1, *x.shape[-3:])
+    up = F.interpolate(images, scale_factor=scale, mode="bicubic", align_corners=False)
+    return up.view(*x.shape[:-2], *up.shape[-2:])
+
+
+def match_histogram(levels: Floats, counts: Integers, reference: Floats) -> Floats:
+    """The values (n,) that n ascending levels take so that an image of them is distributed as ``reference``.
+
+    ``counts`` (n,) says how many pixels of the image have each level. Quantiles are interpolated in float64, as
+    ``skimage.exposure.match_histograms`` does (Gonzalez and Woods, *Digital Image Processing*, histogram specification).
+    """
+    values, reference_counts = np.unique(reference, return_counts=True)
+    quantiles = np.cumsum(counts) / counts.sum()
+    reference_quantiles = np.cumsum(reference_counts) / reference.size
+    return np.interp(quantiles, reference_quantiles, values)
+
+
+def match_moment(levels: Floats, counts: Integers, reference: Floats) -> Floats:
+    """The values (n,) that n levels take so that an image of them gets the mean and standard deviation of ``reference``.
+
+    Standard deviations are those of the population; a constant image becomes the mean.
+    """
+    levels = levels.astype(np.float64)
+    mean = np.average(levels, weights=counts)
+    deviation = np.sqrt(np.average((levels - mean) ** 2, weights=counts))
+    gain = reference.std(dtype=np.float64) / deviation if deviation > 0 else 0.0
+    return (levels - mean) * gain + reference.mean(dtype=np.float64)
+
+
+MATCHINGS: dict[str, Callable[[Floats, Integers, Floats], Floats]] = {
+    "histogram": match_histogram,
+    "moment": match_moment,
+}
+
+
+def identity_table(channels: int = 3) -> Tensor:
+    """The table that only normalises, (C, 256)."""
+    return normalise_hr(torch.arange(LEVELS)).repeat(channels, 1)
+
+
+def matching_table(hr: Tensor, lr: Tensor, *, method: str) -> Tensor:
+    """The table of spectral matching, (C, 256) float32: what each level of each band of ``hr`` becomes.
+
+    ``hr``: (C, H, W) uint8; ``lr``: (C, h, w) normalised, of the acquisition that the colours are taken from; ``method``: a
+    key of MATCHINGS.
+    """
+    levels = normalise_hr(torch.arange(LEVELS)).numpy()
+    match = MATCHINGS[method]
+    rows = [
+        match(levels, np.bincount(band.ravel(), minlength=LEVELS), reference)
+        for band, reference in zip(hr.numpy(), lr.numpy(), strict=True)
+    ]
+    return torch.from_numpy(np.stack(rows).astype(np.float32))
+
+
+def apply_table(levels: Tensor, table: Tensor) -> Tensor:
+    """Look up 8-bit levels (..., C, H, W) in a table (..., C, 256): (..., C, H, W), of the table's type."""
+    return table.gather(-1, levels.flatten(-2).long()).view(levels.shape)
