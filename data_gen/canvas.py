@@ -1,0 +1,145 @@
+"""The picture of a place while it is being painted, and the finished scene, which can be seen on any day."""
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from data_gen.noise import Floats, smooth_noise
+from data_gen.phenology import KINDS, Surfaces
+
+Indices = NDArray[np.intp]
+SHADOW = 0.55  # how much darker full shadow is
+
+
+class Scene(NamedTuple):
+    """A landscape: which surfaces each pixel shows, and what light and texture do to them."""
+
+    surfaces: Surfaces
+    label: Indices  # (H, W) the surface that covers most of the pixel
+    mixed: Indices  # (K,) flat positions of pixels that show a second surface
+    second: Indices  # (K,) that surface
+    share: Floats  # (K,) how much of the pixel it covers
+    relief: Floats  # (H, W) factor that stays the year round
+    rows: Floats  # (H, W) pattern of the rows, about -1..1
+    near_shadow: Floats  # (H, W) 0..1, shaded whenever the sun shines
+    far_shadow: Floats  # (H, W) 0..1, shaded when it stands low
+
+    def reflectance(self, day: int) -> Floats:
+        """(3, H, W) red, green and blue reflectance on a day of the year (0 = 1 January), before noon."""
+        colours = self.surfaces.reflectance(day)
+        light = np.take(self.surfaces.textures()[0], self.label) * self.rows
+        light += 1
+        light *= self.relief
+        elevation = 42 + 23.4 * np.sin(2 * np.pi * (day - 80) / 365)  # of the sun at 48° N, degrees
+        low = np.float32(np.clip((52 - elevation) / 25, 0, 1))
+        light *= 1 - SHADOW * np.maximum(self.near_shadow, low * self.far_shadow)
+        ground = np.empty((3, *self.label.shape), dtype=np.float32)
+        for band, colour in zip(ground, colours, strict=True):
+            np.take(colour, self.label, out=band, mode="clip")
+            flat = band.reshape(-1)
+            main = flat[self.mixed]
+            flat[self.mixed] = main + self.share * (colour[self.second] - main)
+        ground *= light
+        return ground
+
+
+class Canvas:
+    """A square picture of labels onto which surfaces are painted, each pixel showing at most two of them."""
+
+    def __init__(self, size: int, generator: np.random.Generator) -> None:
+        self.size = size
+        self.generator = generator
+        centre = (size - 1) / 2
+        line = np.arange(size, dtype=np.float32) - np.float32(centre)
+        self.x, self.y = (np.ascontiguousarray(grid) for grid in np.meshgrid(line, line))  # pixels from the centre
+        self.label = np.zeros((size, size), dtype=np.intp)
+        self.second = np.zeros((size, size), dtype=np.intp)
+        self.share = np.zeros((size, size), dtype=np.float32)
+        self.height = np.zeros((size, size), dtype=np.float32)  # pixels above the ground
+        self.rows = np.zeros((size, size), dtype=np.float32)
+        self._kind: list[int] = []
+        self._delay: list[int] = []
+        self._tint: list[Floats] = []
+
+    def noise(self, step: float) -> Floats:
+        """(size, size) smooth noise of unit variance."""
+        return smooth_noise(self.generator, self.size, step)
+
+    def surface(self, kind: str, *, delay: float = 0.0, vary: float = 0.03) -> int:
+        """A new surface: its label. ``delay`` days late; ``vary`` is the spread of its brightness."""
+        g = self.generator
+        self._kind.append(KINDS[kind])
+        self._delay.append(round(delay))
+        self._tint.append(np.exp(g.normal(0, vary) + g.normal(0, vary / 4, 3)).astype(np.float32))
+        return len(self._kind) - 1
+
+    def paint(
+        self, coverage: Floats, label: int | Indices, *, at: Indices | None = None, height: float | Floats = 0.0
+    ) -> None:
+        """Lay a surface over what is there.
+
+        ``coverage`` (0..1) is a whole picture, or belongs to the distinct flat positions ``at``, as ``label`` may too.
+        """
+        if at is None:
+            at = np.flatnonzero(coverage > 0.02)
+            coverage = coverage.reshape(-1)[at]
+        else:
+            seen = np.flatnonzero(coverage > 0.02)
+            at, coverage = at[seen], coverage[seen]
+            label = label if isinstance(label, int) else label[seen]
+            height = height[seen] if isinstance(height, np.ndarray) else height
+        tops, seconds, shares = self.label.reshape(-1), self.second.reshape(-1), self.share.reshape(-1)
+        covers = coverage >= 0.5
+        below = tops[at]
+        tops[at] = np.where(covers, label, below)
+        seconds[at] = np.where(covers, below, label)
+        shares[at] = np.where(covers, 1 - coverage, coverage)
+        heights = self.height.reshape(-1)
+        heights[at] += coverage * (height - heights[at])
+
+    def labels_of(self, kind: str) -> Indices:
+        """The labels of all surfaces of a kind."""
+        return np.flatnonzero(np.array(self._kind) == KINDS[kind])
+
+    def surfaces(self) -> Surfaces:
+        return Surfaces(
+            np.array(self._kind, dtype=np.intp),
+            np.array(self._delay, dtype=np.intp),
+            np.ascontiguousarray(np.array(self._tint, dtype=np.float32).T),
+        )
+
+    def finish(self, *, shade: Floats) -> Scene:
+        """The scene, with its texture and shadows; ``shade`` (size, size) is a further factor."""
+        surfaces = self.surfaces()
+        _, broad, fine = surfaces.textures()
+        grain = self.noise(2.6)
+        lit = grain.copy()
+        lit[:-2] -= 0.8 * grain[2:]  # bright on the side that looks to the sun
+        relief = 1 + np.take(broad, self.label) * (0.7 * self.noise(11.0) + 0.7 * self.noise(34.0))
+        relief += np.take(fine, self.label) * lit
+        np.clip(relief, 0.35, 1.8, out=relief)
+        relief *= shade
+        near = np.maximum(self._cast(1, 1.2), self._cast(2, 2.4))
+        far = np.maximum(self._cast(3, 2.0), np.maximum(self._cast(4, 2.6), self._cast(6, 3.6)))
+        mixed = np.flatnonzero(self.share > 0.02)
+        return Scene(
+            surfaces=surfaces,
+            label=self.label,
+            mixed=mixed,
+            second=self.second.reshape(-1)[mixed],
+            share=self.share.reshape(-1)[mixed],
+            relief=relief,
+            rows=self.rows,
+            near_shadow=near,
+            far_shadow=far,
+        )
+
+    def _cast(self, pixels: int, height: float) -> Floats:
+        """Shadow on what lies ``pixels`` north (and a little west) of something at least ``height`` higher."""
+        aside = round(0.35 * pixels)
+        shadow = np.zeros_like(self.height)
+        end = self.size - aside
+        drop = self.height[pixels:, aside:] - self.height[:-pixels, :end]
+        shadow[:-pixels, :end] = np.clip(drop - height + 1, 0, 1)
+        return shadow

@@ -1,0 +1,93 @@
+"""The two sensors: Sentinel-2 at 10 m with its blur, shift and haze, SPOT-6/7 at 2.5 m with its 8-bit radiometry."""
+
+from math import erf, floor, log, pi, sin, sqrt
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from data_gen.noise import Floats
+
+SCALE = 4  # 10 m / 2.5 m
+MARGIN = 12  # pixels of 2.5 m that the sensors need around a patch
+REACH = 10  # pixels of 2.5 m to either side that a pixel of 10 m sees
+MTF_NYQUIST = 0.25  # of Sentinel-2 as a whole: optics, detector, sampling area
+
+
+class View(NamedTuple):
+    """What differs from one Sentinel-2 acquisition to the next."""
+
+    shift: tuple[float, float]  # (rows, columns), pixels of 10 m: where the image lies against the true grid
+    gain: Floats  # (3,)
+    haze: Floats  # (3,) reflectance added
+
+
+def draw_view(generator: np.random.Generator) -> View:
+    """A shift within half a pixel, without bias; haze that is strongest in blue."""
+    rows, columns = generator.uniform(-0.5, 0.5, 2)
+    thick = generator.gamma(1.5, 0.7)
+    haze = thick * np.array([0.0020, 0.0035, 0.0065])
+    gain = generator.normal(1.0, 0.025) * (1 - 0.012 * thick) * np.exp(generator.normal(0, 0.008, 3))
+    return View((float(rows), float(columns)), gain.astype(np.float32), haze.astype(np.float32))
+
+
+def _blur() -> float:
+    """Standard deviation (10 m pixels) of the Gaussian that, with the area of a pixel, has MTF_NYQUIST at Nyquist."""
+    area = sin(pi / 2) / (pi / 2)
+    return sqrt(-2 * log(MTF_NYQUIST / area)) / pi  # a Gaussian's MTF at frequency 1/2 is exp(-(pi sigma)^2 / 2)
+
+
+def resampling_matrix(size: int, shift: float) -> Floats:
+    """The (size / 4, size + 2 MARGIN) matrix that blurs, shifts (pixels of 10 m) and samples the rows of an image."""
+    sigma = _blur() * SCALE
+    centre = MARGIN - 0.5 + SCALE * (0.5 + shift)  # of the first pixel, in the larger image
+    first = floor(centre) - REACH + 1
+    away = first + np.arange(2 * REACH) - centre
+    edges = [[erf((d + side * SCALE / 2) / (sigma * sqrt(2))) for side in (-1, 1)] for d in away]
+    kernel = np.diff(np.array(edges))[:, 0]
+    rows = np.arange(size // SCALE)[:, None]
+    matrix = np.zeros((size // SCALE, size + 2 * MARGIN), dtype=np.float32)
+    matrix[rows, SCALE * rows + first + np.arange(2 * REACH)] = kernel / kernel.sum()
+    return matrix
+
+
+def sentinel2(ground: Floats, view: View, generator: np.random.Generator) -> NDArray[np.uint16]:
+    """Reflectance × 10000 (3, size / 4, size / 4) of the ground (3, size + 2 MARGIN, size + 2 MARGIN)."""
+    size = ground.shape[-1] - 2 * MARGIN
+    rows, columns = (resampling_matrix(size, shift) for shift in view.shift)
+    image = (rows @ ground) @ columns.T  # (3, size / 4, size / 4)
+    image = image * view.gain[:, None, None] + view.haze[:, None, None]
+    image += generator.standard_normal(image.shape, dtype=np.float32) * (0.0006 + 0.006 * image)
+    return (np.clip(image, 0.0001, 1.0) * 10000).round().astype(np.uint16)
+
+
+class Radiometry(NamedTuple):
+    """How a SPOT image was stretched to 8 bits."""
+
+    black: Floats  # (3,) reflectance that becomes 0
+    white: Floats  # (3,) reflectance that becomes 255
+    gamma: float
+
+
+def draw_radiometry(generator: np.random.Generator) -> Radiometry:
+    """A stretch of its own for each image: brighter and bluer than Sentinel-2, and a little bent."""
+    white = np.array([0.25, 0.205, 0.165]) * generator.normal(1, 0.06) * np.exp(generator.normal(0, 0.03, 3))
+    black = np.array([0.008, 0.012, 0.002]) * generator.uniform(0.3, 1.5)
+    return Radiometry(black.astype(np.float32), white.astype(np.float32), float(generator.uniform(0.75, 0.95)))
+
+
+_SPOT_BANDS = np.array([[0.93, 0.07, 0.0], [0.05, 0.90, 0.05], [0.0, 0.10, 0.90]], dtype=np.float32)
+_SPOT_BLUR = 0.13  # what a pixel of SPOT takes from each of its neighbours in a row
+
+
+def spot(ground: Floats, radiometry: Radiometry, generator: np.random.Generator) -> NDArray[np.uint8]:
+    """The 8-bit image (3, size, size) of the ground (3, size + 2 MARGIN, size + 2 MARGIN)."""
+    edge = MARGIN - 1
+    image = ground[:, edge:-edge, edge:-edge]
+    image = (1 - 2 * _SPOT_BLUR) * image[:, 1:-1] + _SPOT_BLUR * (image[:, :-2] + image[:, 2:])
+    image = (1 - 2 * _SPOT_BLUR) * image[..., 1:-1] + _SPOT_BLUR * (image[..., :-2] + image[..., 2:])
+    image = np.tensordot(_SPOT_BANDS, image, axes=1)
+    black, white = radiometry.black[:, None, None], radiometry.white[:, None, None]
+    counts = 255 * np.clip((image - black) / (white - black), 0, 1) ** radiometry.gamma
+    counts += generator.standard_normal(counts.shape, dtype=np.float32)
+    return np.clip(counts, 0, 255).round().astype(np.uint8)
