@@ -1,6 +1,5 @@
 """Pictures for people: images as 8-bit pictures, maps in colour, sheets of labelled pictures, PNG files."""
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -9,6 +8,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
+from utils.files import written_aside
 from utils.metrics import to_integers
 
 Picture = NDArray[np.uint8]  # (H, W, 3)
@@ -43,14 +43,8 @@ def spread_map(samples: Tensor, *, maximum: float = 32) -> Picture:
 
 def save_png(image: Picture | Image.Image, path: str | Path) -> None:
     """Write a PNG aside and rename it, so that the file is whole or absent. Its folder is made."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
+    with written_aside(Path(path)) as aside:
         (image if isinstance(image, Image.Image) else Image.fromarray(image)).save(aside, format="PNG")
-        aside.replace(path)
-    finally:
-        aside.unlink(missing_ok=True)
 
 
 def sheet(

@@ -3,7 +3,6 @@
 Zhang et al., *The Unreasonable Effectiveness of Deep Features as a Perceptual Metric*, CVPR 2018; version 0.1, AlexNet.
 """
 
-import tempfile
 import urllib.request
 from collections.abc import Mapping
 from http.client import HTTPException
@@ -13,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from utils.errors import CheckpointError
+from utils.files import written_aside
 
 TAPS = (1, 4, 7, 9, 11)  # AlexNet's five ReLUs
 WIDTHS = (64, 192, 384, 256, 256)
@@ -136,22 +136,17 @@ def _read(path: Path) -> dict[str, Tensor]:
 
 def _download(url: str, file: Path) -> bool:
     """Fetch one file, written aside and renamed; False where the network or the disk does not allow it."""
-    aside: Path | None = None
     try:
-        file.parent.mkdir(parents=True, exist_ok=True)
         with (
             urllib.request.urlopen(url, timeout=TIMEOUT) as answer,
-            tempfile.NamedTemporaryFile(dir=file.parent, delete=False) as target,
+            written_aside(file) as aside,
+            aside.open("wb") as target,
         ):
-            aside = Path(target.name)
             while block := answer.read(1 << 20):
                 target.write(block)
             expected = answer.headers.get("Content-Length")
             if expected is not None and target.tell() != int(expected):
                 raise OSError("the connection ended early")
-        aside.replace(file)
     except (OSError, HTTPException):  # URLError and time-outs are OSErrors
-        if aside is not None:
-            aside.unlink(missing_ok=True)
         return False
     return True
