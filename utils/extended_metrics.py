@@ -74,7 +74,8 @@ def shift_tolerant_psnrs(sr: Tensor, hr: Tensor, *, border: int = SHIFT_BORDER) 
 def spectral_angle(sr: Tensor, hr: Tensor) -> Tensor:
     """Mean angle between the spectra of result and truth in degrees.
 
-    SAM: Kruse et al., *The spectral image processing system*, Remote Sensing of Environment 1993. Two black pixels have angle 0, a black and another one 90.
+    SAM: Kruse et al., *The spectral image processing system*, Remote Sensing of Environment 1993. Two black pixels have
+    angle 0, a black and another one 90.
     """
     x, y = sr.double(), hr.double()
     dot, x_squares, y_squares = (x * y).sum(dim=1), x.square().sum(dim=1), y.square().sum(dim=1)  # (B, H, W)

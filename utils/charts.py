@@ -1,0 +1,219 @@
+"""Small charts as SVG text: histograms, lines with intervals, rows of differences.
+
+They stand in a page, or by themselves with `standalone`. Colours come from classes, so that a page can have a dark mode.
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from html import escape
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+WIDTH, HEIGHT = 380, 240
+_LEFT, _RIGHT, _TOP, _BOTTOM = 52, 12, 26, 40
+# The colours of methods by class, light and dark: blue, orange, grey-green and ink are told apart by the colour-blind.
+COLOURS = {
+    "result": ("#1f66c1", "#6ea8ff"),
+    "backbone": ("#2a8a76", "#58c9b0"),
+    "bicubic": ("#d0761b", "#f2a65a"),
+    "truth": ("#202124", "#e8eaed"),
+}
+
+
+class Axis(NamedTuple):
+    """A direction of a chart. ``texts``: labels at given positions, in place of numbers."""
+
+    label: str
+    low: float
+    high: float
+    logarithmic: bool = False  # the values are powers of ten already: ticks are written as such
+    texts: Mapping[float, str] | None = None
+
+
+class Line(NamedTuple):
+    """Points of one method, with intervals where there are any (NaN: none)."""
+
+    name: str  # a key of COLOURS, or any other name
+    x: ArrayLike
+    y: ArrayLike
+    low: ArrayLike | None = None
+    high: ArrayLike | None = None
+
+
+def histogram(values: Mapping[str, ArrayLike], *, label: str, bins: int = 24) -> str:
+    """How many patches have which value, one outline a method. Values that are not finite are left out."""
+    finite = {name: _finite(column) for name, column in values.items()}
+    everything = np.concatenate(list(finite.values())) if finite else np.zeros(0)
+    if not len(everything):
+        return empty("no finite values")
+    low, high = _padded(everything.min(), everything.max(), share=0.0)
+    edges = np.linspace(low, high, bins + 1)
+    counts = {name: np.histogram(column, edges)[0] for name, column in finite.items()}
+    axes = Axis(label, low, high), Axis("patches", 0, max(1, max(int(count.max()) for count in counts.values())) * 1.05)
+
+    def body(px: Callable[[float], float], py: Callable[[float], float]) -> str:
+        parts = []
+        for name, count in counts.items():
+            points = [(edges[0], 0.0)]
+            for i, height in enumerate(count):
+                points += [(edges[i], float(height)), (edges[i + 1], float(height))]
+            points.append((edges[-1], 0.0))
+            path = " ".join(f"{px(x):.1f},{py(y):.1f}" for x, y in points)
+            parts.append(f'<polygon class="area {escape(name)}" points="{path}"/>')
+        return "".join(parts)
+
+    return _chart(*axes, body, names=list(finite))
+
+
+def lines(
+    series: Sequence[Line], *, x: str, y: str, log: bool = False, texts: Mapping[float, str] | None = None
+) -> str:
+    """Values against x, with intervals as bars. ``log``: both axes show powers of ten."""
+    ready = []
+    for line in series:
+        columns = [np.asarray(line.x, dtype=float), np.asarray(line.y, dtype=float)]
+        bounds = [np.asarray(columns[1] if side is None else side, dtype=float) for side in (line.low, line.high)]
+        columns += [np.where(np.isfinite(bound), bound, columns[1]) for bound in bounds]
+        if log:
+            with np.errstate(divide="ignore", invalid="ignore"):
+                columns = [np.log10(column) for column in columns]
+        keep = np.isfinite(columns).all(axis=0)
+        ready.append((line.name, *(column[keep] for column in columns)))
+    if not any(len(row[1]) for row in ready):
+        return empty("no finite values")
+    xs, lows, highs = (np.concatenate([row[i] for row in ready]) for i in (1, 3, 4))
+    axes = Axis(x, *_padded(xs.min(), xs.max()), log, texts), Axis(y, *_padded(lows.min(), highs.max()), log)
+
+    def body(px: Callable[[float], float], py: Callable[[float], float]) -> str:
+        parts = []
+        for index, (name, at, mean, low, high) in enumerate(ready):
+            shift = 0 if log else 3 * (index - (len(ready) - 1) / 2)  # bars beside each other
+            points = [(px(a) + shift, py(m)) for a, m in zip(at, mean, strict=True)]
+            path = " ".join(f"{a:.1f},{m:.1f}" for a, m in points)
+            parts.append(f'<polyline class="line {escape(name)}" points="{path}"/>')
+            if len(points) <= 30:
+                for (a, m), bottom, top in zip(points, low, high, strict=True):
+                    parts.append(f'<path class="bar {escape(name)}" d="M{a:.1f} {py(bottom):.1f}V{py(top):.1f}"/>')
+                    parts.append(f'<circle class="dot {escape(name)}" cx="{a:.1f}" cy="{m:.1f}" r="3"/>')
+        return "".join(parts)
+
+    return _chart(*axes, body, names=[row[0] for row in ready])
+
+
+def differences(rows: Sequence[tuple[str, float, float, float]], *, label: str) -> str:
+    """One row a comparison: name, mean, low, high, on a common axis with a line at 0."""
+    finite = [row for row in rows if np.isfinite(row[1:]).all()]
+    if not finite:
+        return empty("no finite values")
+    low, high = _padded(min(0, *(row[2] for row in finite)), max(0, *(row[3] for row in finite)))
+    height = _TOP + _BOTTOM + 26 * len(finite)
+    indent = min(190, max(_LEFT, 7 * max(len(row[0]) for row in finite) + 12))
+
+    def px(value: float) -> float:
+        return indent + (value - low) / (high - low) * (WIDTH - indent - _RIGHT)
+
+    parts = [
+        _ticks_x(Axis(label, low, high), px, height),
+        f'<path class="zero" d="M{px(0):.1f} {_TOP}V{height - _BOTTOM}"/>',
+    ]
+    for index, (name, mean, bottom, top) in enumerate(finite):
+        y = _TOP + 26 * index + 13
+        parts.append(f'<text x="{indent - 8}" y="{y + 4}" text-anchor="end">{escape(name)}</text>')
+        parts.append(f'<path class="bar result" d="M{px(bottom):.1f} {y}H{px(top):.1f}"/>')
+        parts.append(f'<circle class="dot result" cx="{px(mean):.1f}" cy="{y}" r="4"/>')
+    return _svg("".join(parts), height=height, title=label)
+
+
+def empty(message: str) -> str:
+    """In the place of a chart without data."""
+    text = f'<text x="{WIDTH / 2}" y="{HEIGHT / 2}" text-anchor="middle">{escape(message)}</text>'
+    return _svg(text, height=HEIGHT, title=message)
+
+
+def standalone(svg: str) -> str:
+    """A chart as a file of its own, on white."""
+    return svg.replace("<svg ", f'<svg xmlns="http://www.w3.org/2000/svg" width="{2 * WIDTH}" ', 1).replace(
+        "</title>", f'</title><style>{style()}</style><rect width="100%" height="100%" fill="#fff"/>', 1
+    )
+
+
+def style(*, dark: bool = False) -> str:
+    """The charts' style sheet."""
+    ink, faint = ("#e8eaed", "#3c4043") if dark else ("#3c4043", "#dadce0")
+    rules = [
+        f".chart text{{font:12px system-ui,sans-serif;fill:{ink}}}",
+        f".chart .grid{{stroke:{faint};fill:none}}.chart .zero{{stroke:{ink};stroke-dasharray:4 3}}",
+        ".chart .area{fill-opacity:.18;stroke-width:1.6}.chart .line{fill:none;stroke-width:1.8}.chart .bar{stroke-width:2.4}",
+    ]
+    for name, colours in COLOURS.items():
+        colour = colours[dark]
+        rules.append(f".chart .{name}{{stroke:{colour};fill:{colour}}}")
+    return "".join(rules) + ".chart .line{fill:none}.chart .dot,.chart .key{stroke:none}"
+
+
+def _chart(x: Axis, y: Axis, body: Callable[..., str], *, names: Sequence[str]) -> str:
+    def px(value: float) -> float:
+        return _LEFT + (value - x.low) / (x.high - x.low) * (WIDTH - _LEFT - _RIGHT)
+
+    def py(value: float) -> float:
+        return HEIGHT - _BOTTOM - (value - y.low) / (y.high - y.low) * (HEIGHT - _TOP - _BOTTOM)
+
+    parts = [_ticks_x(x, px, HEIGHT)]
+    for value, text in _ticks(y):
+        parts.append(f'<path class="grid" d="M{_LEFT} {py(value):.1f}H{WIDTH - _RIGHT}"/>')
+        parts.append(f'<text x="{_LEFT - 6}" y="{py(value) + 4:.1f}" text-anchor="end">{text}</text>')
+    parts.append(f'<text x="4" y="14">{escape(y.label)}</text>')
+    left = WIDTH - _RIGHT
+    for name in reversed(names):
+        left -= 7 * len(name) + 22
+        parts.append(f'<rect class="key {escape(name)}" x="{left}" y="6" width="10" height="10" rx="2"/>')
+        parts.append(f'<text x="{left + 14}" y="15">{escape(name)}</text>')
+    return _svg("".join(parts) + body(px, py), height=HEIGHT, title=f"{y.label} against {x.label}")
+
+
+def _ticks_x(axis: Axis, px: Callable[[float], float], height: int) -> str:
+    parts = []
+    for value, text in _ticks(axis):
+        parts.append(f'<path class="grid" d="M{px(value):.1f} {_TOP}V{height - _BOTTOM}"/>')
+        parts.append(
+            f'<text x="{px(value):.1f}" y="{height - _BOTTOM + 16}" text-anchor="middle">{escape(text)}</text>'
+        )
+    middle = (px(axis.low) + px(axis.high)) / 2
+    parts.append(f'<text x="{middle:.1f}" y="{height - 6}" text-anchor="middle">{escape(axis.label)}</text>')
+    return "".join(parts)
+
+
+def _ticks(axis: Axis, count: int = 5) -> list[tuple[float, str]]:
+    """Round numbers between the ends of an axis, and how they are written."""
+    if axis.texts is not None:
+        return [(value, text) for value, text in axis.texts.items() if axis.low <= value <= axis.high]
+    span = axis.high - axis.low
+    rough = span / count
+    power = 10.0 ** math.floor(math.log10(rough))
+    step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= rough * 0.999)
+    if axis.logarithmic:
+        step = max(1.0, round(step))
+    first = math.ceil(axis.low / step - 1e-9)
+    values = [step * i for i in range(first, first + 2 * count + 2) if step * i <= axis.high + 1e-9 * span]
+    decimals = max(0, -math.floor(math.log10(step) + 1e-9))
+    return [(v, f"1e{v:.0f}" if axis.logarithmic else f"{v:.{decimals}f}".replace("-", "−")) for v in values]
+
+
+def _padded(low: float, high: float, *, share: float = 0.06) -> tuple[float, float]:
+    """Ends a little outside the data, and never equal."""
+    margin = (high - low) * share or (0.0 if high > low else max(abs(low) * 0.05, 0.5))
+    return low - margin, high + margin
+
+
+def _finite(values: ArrayLike) -> np.ndarray:
+    numbers = np.asarray(values, dtype=float)
+    return numbers[np.isfinite(numbers)]
+
+
+def _svg(content: str, *, height: int, title: str) -> str:
+    return (
+        f'<svg class="chart" viewBox="0 0 {WIDTH} {height}" role="img" aria-label="{escape(title)}">'
+        f"<title>{escape(title)}</title>{content}</svg>"
+    )

@@ -1,0 +1,49 @@
+"""What every metric is called, which way is better, and what it says, for all tables and pages."""
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+
+class Metric(NamedTuple):
+    """A metric as people read it."""
+
+    label: str
+    unit: str  # empty: a pure number
+    higher_is_better: bool
+    decimals: int
+    meaning: str  # one plain sentence
+
+    def format(self, value: float, *, sign: bool = False) -> str:
+        """The number as text, without its unit."""
+        return f"{value:{'+' if sign else ''}.{self.decimals}f}".replace("-", "\N{MINUS SIGN}")
+
+    def with_unit(self, text: str) -> str:
+        return f"{text} {self.unit}" if self.unit else text
+
+
+METRICS = {
+    "psnr": Metric("PSNR", "dB", True, 2, "Closeness to the truth, pixel by pixel; one dB more is a fifth less error."),
+    "ssim": Metric("SSIM", "", True, 4, "Likeness of structures in small windows; 1 is equal."),
+    "lpips": Metric("LPIPS", "", False, 4, "How different the images look, judged by a trained network; 0 is equal."),
+    "mae": Metric("MAE", "DN", False, 2, "Mean absolute error in digital numbers from 0 to 255."),
+    "mse": Metric("MSE", "DN²", False, 1, "Mean squared error: large errors weigh more."),
+    "shift_mae": Metric(
+        "shift-MAE", "DN", False, 2, "MAE at the best shift of up to 3 pixels: forgives misregistration."
+    ),
+    "cpsnr": Metric("cPSNR", "dB", True, 2, "PSNR at the best shift, with each band's brightness corrected."),
+    "shift_psnr": Metric("shift-PSNR", "dB", True, 2, "PSNR at the best shift of up to 3 pixels."),
+    "sensor_psnr": Metric("sensor PSNR", "dB", True, 2, "PSNR against the truth in its sensor's own colours."),
+    "sam": Metric("SAM", "°", False, 2, "Mean angle between the colours of result and truth."),
+    "ergas": Metric("ERGAS", "", False, 3, "Relative error over all bands; 0 is equal."),
+    "consistency": Metric(
+        "consistency", "DN", False, 2, "Difference to the input when the result is averaged to its pixels."
+    ),
+}
+# The column prefixes of metrics.csv: what was measured, by the name that people read.
+METHODS = {"": "result", "backbone_": "backbone", "bicubic_": "bicubic"}
+
+
+def known(columns: Iterable[str], *, prefix: str = "") -> list[str]:
+    """The metrics among columns, in the order of the table above."""
+    present = set(columns)
+    return [name for name in METRICS if f"{prefix}{name}" in present]
