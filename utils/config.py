@@ -199,16 +199,16 @@ def _cast(value: Any, kind: Any, *, name: str, source: str) -> Any:
         return "off"
     if isinstance(value, list | dict | bool):
         raise wrong("a word")
+    choices = typing.get_args(kind)  # of a Literal
+    if choices and value not in choices:
+        raise wrong(f"one of {', '.join(choices)}")
     return str(value)
 
 
 def _field(name: str, value: Any, *, source: str) -> Any:
     section, item = KEYS[name]
     value = _cast(value, typing.get_type_hints(SECTIONS[section])[name], name=name, source=source)
-    choices, minimum = item.metadata["choices"], item.metadata["minimum"]
-    for one in value if isinstance(value, tuple) else (value,):
-        if choices and one not in choices:
-            raise ConfigError(f"{source}: {name} must be one of {', '.join(choices)}, not {one!r}")
+    minimum = item.metadata["minimum"]
     if minimum is not None and not value >= minimum:
         raise ConfigError(f"{source}: {name} must be at least {minimum}, not {value}")
     return value

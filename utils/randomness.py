@@ -6,6 +6,7 @@ resumed run, another number of processes or other tiles draw the same numbers, a
 be stored. All arithmetic is done by tensors, so it runs on any device.
 """
 
+import hashlib
 import math
 
 import torch
@@ -66,3 +67,8 @@ def normal_images(keys: Tensor, shape: tuple[int, int, int], *address: int, row:
     x = torch.arange(column, column + width, device=device).view(1, 1, 1, -1)
     image_key = bits(keys, *address).view(-1, 1, 1, 1)
     return normal(image_key, (c << 48) ^ (y << 24) ^ x)
+
+
+def word(text: str) -> int:
+    """A 63-bit number for a name, the same on every machine."""
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1

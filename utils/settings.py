@@ -5,7 +5,7 @@ configurations.
 """
 
 from dataclasses import dataclass, field, fields
-from typing import Any
+from typing import Any, Literal
 
 
 def key(
@@ -13,11 +13,10 @@ def key(
     meaning: str,
     *,
     architecture: bool = False,
-    choices: tuple[str, ...] | None = None,
     minimum: float | None = None,
 ) -> Any:
     """One key. ``architecture``: it shapes the state dict, so an experiment can't change it."""
-    described = {"meaning": meaning, "architecture": architecture, "choices": choices, "minimum": minimum}
+    described = {"meaning": meaning, "architecture": architecture, "minimum": minimum}
     return field(default=default, metadata=described)
 
 
@@ -28,13 +27,13 @@ class Data:
     data_root: str = key("", "raw or prepared data set; empty: the environment variable BREIZHSR_ROOT")
     sr_scale: int = key(4, "how much finer the truth is than the input: 2, 4 or 8", architecture=True, minimum=2)
     sen2_amount: int = key(1, "acquisitions of a series that the network sees: the nearest in time", minimum=1)
-    spectral_matching: str = key(
-        "histogram", "how the truth takes on the input's colours", choices=("histogram", "moment", "none")
+    spectral_matching: Literal["histogram", "moment", "none"] = key(
+        "histogram", "how the truth takes on the input's colours"
     )
     target_offset_days: int = key(0, "moves the target date: each day offset p becomes p - this")
     train_crop: int = key(0, "side of random training crops in low-resolution pixels; 0: whole patches", minimum=0)
-    augment: tuple[str, ...] = key(
-        (), "of [flips turns drop_dates shuffle_dates]", choices=("flips", "turns", "drop_dates", "shuffle_dates")
+    augment: tuple[Literal["flips", "turns", "drop_dates", "shuffle_dates"], ...] = key(
+        (), "of [flips turns drop_dates shuffle_dates]"
     )
     num_workers: int = key(2, "processes that read data; 0: none but the main one", minimum=0)
 
@@ -47,8 +46,8 @@ class Model:
     hidden_size: int = key(64, "width: of the backbone, or of srdiff's first U-Net level", architecture=True, minimum=1)
     num_block: int = key(17, "blocks of an RRDB trunk", architecture=True, minimum=1)
     num_layers: int = key(2, "residual blocks of the HighRes-net encoder", architecture=True, minimum=0)
-    misr_ref_image: str = key(
-        "median", "the reference image beside each view", architecture=True, choices=("median", "closest")
+    misr_ref_image: Literal["median", "closest"] = key(
+        "median", "the reference image beside each view", architecture=True
     )
     alpha_residual: bool = key(True, "HighRes-net fusion: padded views are left out of the sum", architecture=True)
     mask_padding: bool = key(False, "L-TAE: padded views get no attention (the published nets let them vote)")
@@ -56,7 +55,7 @@ class Model:
     ltae_d_k: int = key(4, "L-TAE key size a head", architecture=True, minimum=1)
     ltae_d_model: int = key(128, "L-TAE channels", architecture=True, minimum=1)
     ltae_dropout: float = key(0.2, "L-TAE dropout after its last layers", minimum=0)
-    output_clamp: str = key("straight_through", "RRDB heads: the clamp to [0, 1]", choices=("straight_through", "hard"))
+    output_clamp: Literal["straight_through", "hard"] = key("straight_through", "RRDB heads: the clamp to [0, 1]")
     base_residual: bool = key(False, "the network predicts the difference to the bicubic image", architecture=True)
 
 
@@ -65,7 +64,7 @@ class Diffusion:
     """SRDiff: process, noise predictor, conditioner, sampler."""
 
     timesteps: int = key(500, "steps of the diffusion process", architecture=True, minimum=2)
-    beta_schedule: str = key("cosine", "noise schedule", architecture=True, choices=("cosine", "linear"))
+    beta_schedule: Literal["cosine", "linear"] = key("cosine", "noise schedule", architecture=True)
     beta_s: float = key(0.008, "offset of the cosine schedule", architecture=True)
     beta_end: float = key(0.02, "last beta of the linear schedule", architecture=True)
     res: bool = key(True, "diffuse the residual to the bicubic image, not the image", architecture=True)
@@ -87,9 +86,9 @@ class Diffusion:
     aux_ssim_loss: bool = key(False, "with fix_rrdb false: 1 - SSIM of the conditioner's own output")
     aux_percep_loss: bool = key(False, "with fix_rrdb false: VGG-19 feature loss of the conditioner's own output")
     vgg_weights: str = key("", "state dict of VGG-19 for aux_percep_loss")
-    sampler: str = key("ddpm", "how images are sampled", choices=("ddpm", "ddim", "dpmpp_2m"))
+    sampler: Literal["ddpm", "ddim", "dpmpp_2m"] = key("ddpm", "how images are sampled")
     sampler_steps: int = key(0, "network passes an image; 0: all timesteps", minimum=0)
-    sampler_spacing: str = key("auto", "which times are kept", choices=("auto", "linear", "quadratic"))
+    sampler_spacing: Literal["auto", "linear", "quadratic"] = key("auto", "which times are kept")
     ddim_eta: float = key(0.0, "noise of ddim: 0 none, 1 as much as ddpm", minimum=0)
     samples: int = key(1, "samples an image; above 1 their mean and spread", minimum=1)
     val_sampler_steps: int = key(10, "network passes an image (dpmpp_2m) in validation", minimum=1)
@@ -105,11 +104,11 @@ class Training:
     decay_steps: int = key(0, "steps between decays of the learning rate; 0: the published recipe", minimum=0)
     decay_factor: float = key(0.0, "factor at each decay; 0: the published recipe", minimum=0)
     warmup_steps: int = key(0, "steps over which the learning rate rises from 0", minimum=0)
-    loss_type: str = key("l1", "loss: ssim only for srdiff", choices=("l1", "l2", "ssim", "l1_shift"))
+    loss_type: Literal["l1", "l2", "ssim", "l1_shift"] = key("l1", "loss: ssim only for srdiff")
     seed: int = key(1234, "all randomness is a function of it", minimum=0)
     clip_grad_norm: float = key(0.0, "largest gradient norm; 0: no clipping", minimum=0)
     accumulate_grad_batches: int = key(1, "batches an optimiser step", minimum=1)
-    amp: str = key("off", "autocast", choices=("off", "bf16", "fp16"))
+    amp: Literal["off", "bf16", "fp16"] = key("off", "autocast")
     ema_decay: float = key(0.0, "decay of the averaged weights; 0: none", minimum=0)
     compile: bool = key(False, "torch.compile")
     channels_last: bool = key(False, "memory format of images")
@@ -118,7 +117,7 @@ class Training:
     save_ckpt_interval: int = key(25_000, "steps between checkpoints", minimum=1)
     num_ckpt_keep: int = key(100, "checkpoints that are kept", minimum=1)
     valid_monitor_key: str = key("val_loss", "column of val_res.csv that chooses the best checkpoint")
-    valid_monitor_mode: str = key("min", "whether less or more is better", choices=("min", "max"))
+    valid_monitor_mode: Literal["min", "max"] = key("min", "whether less or more is better")
     tb_log_interval: int = key(100, "steps between rows of the training log", minimum=1)
 
 

@@ -1,0 +1,250 @@
+"""The one place where a name in a configuration becomes a class."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
+
+from models.bicubic import Bicubic
+from models.diffusion import SRDiff
+from models.highresnet import HighResNet
+from models.losses import PerceptualLoss
+from models.misr import RRDBLTAE, HighResLTAE, RRDBHighResNet
+from models.rrdb import RRDBNet
+from models.schedule import Schedule
+from models.series import Backbone
+from models.unet import UNet
+from tasks.backbone import LOSSES, BackboneTask
+from tasks.experiment import Report
+from tasks.srdiff import SRDiffTask
+from tasks.task import Recipe, Task
+from utils.checkpoint import Saved, State, open_saved, read
+from utils.config import settings_from
+from utils.errors import ConfigError
+from utils.reference import is_reference, translate
+from utils.settings import Diffusion, Model, Settings
+
+
+class Entry(NamedTuple):
+    """A backbone: how it is made, how its published learning rate falls, whether it looks at a series."""
+
+    make: Callable[[Model, int], Backbone]
+    recipe: Recipe
+    series: bool
+
+
+def _attention(model: Model) -> dict:
+    return {
+        "heads": model.ltae_heads,
+        "d_k": model.ltae_d_k,
+        "d_model": model.ltae_d_model,
+        "mlp": (model.ltae_d_model, model.hidden_size),
+        "dropout": model.ltae_dropout,
+        "mask_padding": model.mask_padding,
+    }
+
+
+def _rrdb(model: Model, scale: int) -> Backbone:
+    return RRDBNet(
+        width=model.hidden_size,
+        blocks=model.num_block,
+        scale=scale,
+        output_clamp=model.output_clamp,
+        base_residual=model.base_residual,
+    )
+
+
+def _highresnet(model: Model, scale: int) -> Backbone:
+    return HighResNet(
+        width=model.hidden_size,
+        layers=model.num_layers,
+        scale=scale,
+        alpha_residual=model.alpha_residual,
+        base_residual=model.base_residual,
+    )
+
+
+def _hr_ltae(model: Model, scale: int) -> Backbone:
+    return HighResLTAE(
+        width=model.hidden_size,
+        layers=model.num_layers,
+        reference=model.misr_ref_image,
+        scale=scale,
+        base_residual=model.base_residual,
+        **_attention(model),
+    )
+
+
+def _rrdb_ltae(model: Model, scale: int) -> Backbone:
+    return RRDBLTAE(
+        width=model.hidden_size,
+        blocks=model.num_block,
+        scale=scale,
+        output_clamp=model.output_clamp,
+        base_residual=model.base_residual,
+        **_attention(model),
+    )
+
+
+def _rrdb_highresnet(model: Model, scale: int) -> Backbone:
+    return RRDBHighResNet(
+        width=model.hidden_size,
+        blocks=model.num_block,
+        scale=scale,
+        output_clamp=model.output_clamp,
+        base_residual=model.base_residual,
+    )
+
+
+BACKBONES: dict[str, Entry] = {
+    "bicubic": Entry(lambda model, scale: Bicubic(scale=scale), Recipe(1, 1.0), series=False),
+    "rrdb": Entry(_rrdb, Recipe(75_000, 0.5), series=False),
+    "highresnet": Entry(_highresnet, Recipe(50_000, 0.7), series=True),
+    "hr_ltae": Entry(_hr_ltae, Recipe(50_000, 0.7), series=True),
+    "rrdb_ltae": Entry(_rrdb_ltae, Recipe(100_000, 0.5), series=True),
+    "rrdb_highresnet": Entry(_rrdb_highresnet, Recipe(100_000, 0.5), series=True),
+}
+SRDIFF = "srdiff"
+SRDIFF_RECIPE = Recipe(100_000, 0.5)
+
+
+def check(settings: Settings) -> None:
+    """What can be wrong with a configuration as a whole. Raises ConfigError."""
+    name = settings.model.trainer_cls
+    if name not in BACKBONES and name != SRDIFF:
+        raise ConfigError(f"trainer_cls must be one of {', '.join([*BACKBONES, SRDIFF])}, not {name!r}")
+    if settings.data.sr_scale not in (2, 4, 8):
+        raise ConfigError(f"sr_scale must be 2, 4 or 8, not {settings.data.sr_scale}")
+    if name != SRDIFF and settings.training.loss_type not in LOSSES:
+        raise ConfigError(
+            f"loss_type of {name} must be one of {', '.join(LOSSES)}, not {settings.training.loss_type!r}"
+        )
+    eyes = settings.backbone.trainer_cls if settings.backbone else settings.diffusion.conditioner or None
+    series = BACKBONES[name].series if name in BACKBONES else BACKBONES[eyes].series if eyes in BACKBONES else None
+    stated = settings.evaluation
+    for key, value, implied in (
+        ("misr", stated.misr, series),
+        ("test_diff", stated.test_diff, name == SRDIFF),
+        ("train_diffsr", stated.train_diffsr, name == SRDIFF),
+    ):
+        if value is not None and implied is not None and value != implied:
+            raise ConfigError(f"{key} is {value}, but trainer_cls {name} means {implied}: leave it out")
+
+
+def build_backbone(model: Model, *, scale: int) -> Backbone:
+    """Raises ConfigError for an unknown name or sizes that don't fit each other."""
+    if model.trainer_cls not in BACKBONES:
+        raise ConfigError(f"{model.trainer_cls!r} is no backbone; known: {', '.join(BACKBONES)}")
+    try:
+        return BACKBONES[model.trainer_cls].make(model, scale)
+    except ValueError as error:
+        raise ConfigError(f"{model.trainer_cls}: {error}") from None
+
+
+def build_task(settings: Settings) -> Task:
+    """The task that a configuration describes, freshly initialised. Raises ConfigError."""
+    check(settings)
+    name, training = settings.model.trainer_cls, settings.training
+    if name != SRDIFF:
+        backbone = build_backbone(settings.model, scale=settings.data.sr_scale)
+        task: Task = BackboneTask(backbone, recipe=BACKBONES[name].recipe, loss_type=training.loss_type)
+    else:
+        if settings.backbone is None:
+            raise ConfigError("srdiff needs its conditioner: --hparams rrdb_ckpt=FOLDER, or conditioner=none")
+        backbone = build_backbone(settings.backbone, scale=settings.data.sr_scale)
+        task = SRDiffTask(
+            build_srdiff(settings, backbone),
+            recipe=SRDIFF_RECIPE,
+            diffusion=settings.diffusion,
+            loss_type=training.loss_type,
+            perceptual=perceptual_loss(settings.diffusion),
+        )
+    chosen = Recipe(training.decay_steps or task.recipe.decay_steps, training.decay_factor or task.recipe.decay_factor)
+    task.recipe = chosen
+    return task
+
+
+def build_srdiff(settings: Settings, backbone: Backbone) -> SRDiff:
+    diffusion = settings.diffusion
+    try:
+        multiples = [int(part) for part in diffusion.unet_dim_mults.split("|")]
+        denoise_fn = UNet(
+            dim=settings.model.hidden_size,
+            dim_mults=multiples,
+            cond_channels=backbone.feature_channels,
+            scale=settings.data.sr_scale,
+            use_attn=diffusion.use_attn,
+            up_input=diffusion.up_input,
+            use_wn=diffusion.use_wn,
+            weight_init=diffusion.weight_init,
+        )
+        schedule = (
+            Schedule.cosine(diffusion.timesteps, s=diffusion.beta_s)
+            if diffusion.beta_schedule == "cosine"
+            else Schedule.linear(
+                diffusion.timesteps, beta_end=diffusion.beta_end, last_beta=0.999 if diffusion.res else None
+            )
+        )
+    except ValueError as error:
+        raise ConfigError(f"srdiff: {error}") from None
+    return SRDiff(
+        denoise_fn=denoise_fn,
+        backbone=backbone,
+        schedule=schedule,
+        residual=diffusion.res,
+        residual_rescale=diffusion.res_rescale,
+        clip_input=diffusion.clip_input,
+        fix_backbone=diffusion.fix_rrdb,
+    )
+
+
+class Conditioner(NamedTuple):
+    """What a new diffusion training starts from."""
+
+    model: Model
+    state: State | None  # None: nothing to load
+    saved: Saved | None
+
+
+def resolve_conditioner(settings: Settings, *, report: Report) -> Conditioner:
+    """The conditioning backbone as its own experiment describes it. Raises ConfigError or CheckpointError."""
+    diffusion = settings.diffusion
+    if diffusion.rrdb_ckpt:
+        saved = open_saved(Path(diffusion.rrdb_ckpt), report=report)
+        if saved.config is None:
+            raise ConfigError(f"rrdb_ckpt {saved.path}: no config.yaml beside it says what backbone it is")
+        config = translate(saved.config)[0] if is_reference(saved.config) else saved.config
+        described = settings_from(config, source=f"configuration of {saved.path}")
+        model = described.model
+        if diffusion.conditioner and diffusion.conditioner != model.trainer_cls:
+            raise ConfigError(
+                f"rrdb_ckpt {saved.path} is {model.trainer_cls}, but conditioner is {diffusion.conditioner}: "
+                f"use the configuration for {model.trainer_cls}, or --hparams conditioner={model.trainer_cls}"
+            )
+        if described.data.sr_scale != settings.data.sr_scale:
+            raise ConfigError(
+                f"rrdb_ckpt {saved.path} has sr_scale {described.data.sr_scale}, not {settings.data.sr_scale}"
+            )
+        return Conditioner(model, saved.state, saved)
+    if diffusion.conditioner == "none":
+        return Conditioner(Model(trainer_cls="bicubic"), None, None)
+    if diffusion.fix_rrdb or not diffusion.conditioner:
+        raise ConfigError(
+            "srdiff needs a trained backbone: --hparams rrdb_ckpt=checkpoints/<its experiment>, or conditioner=none"
+        )
+    model = replace(settings.model, trainer_cls=diffusion.conditioner, hidden_size=64)
+    if diffusion.conditioner.startswith("rrdb"):
+        model = replace(model, hidden_size=diffusion.rrdb_num_feat, num_block=diffusion.rrdb_num_block)
+    return Conditioner(model, None, None)
+
+
+def perceptual_loss(diffusion: Diffusion) -> PerceptualLoss | None:
+    """The VGG-19 loss, where it is asked for. Raises ConfigError where its weights are not named or not whole."""
+    if diffusion.fix_rrdb or not diffusion.aux_percep_loss:
+        return None
+    if not diffusion.vgg_weights:
+        raise ConfigError("aux_percep_loss needs vgg_weights: the state dict of VGG-19 as torchvision publishes it")
+    try:
+        return PerceptualLoss(read(Path(diffusion.vgg_weights)))
+    except (KeyError, RuntimeError) as error:
+        raise ConfigError(f"vgg_weights {diffusion.vgg_weights} is no VGG-19: {str(error).splitlines()[0]}") from None

@@ -1,0 +1,194 @@
+"""An experiment: its folder under checkpoints/, its configuration, its lock."""
+
+import contextlib
+import fcntl
+import importlib.metadata
+import json
+import platform
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from utils.checkpoint import EXPORTED, read, steps
+from utils.config import (
+    IGNORED,
+    Flat,
+    architecture_keys,
+    flatten,
+    load_chain,
+    merge,
+    parse_hparams,
+    read_file,
+    settings_from,
+    to_yaml,
+)
+from utils.errors import CheckpointError, ConfigError
+from utils.files import write_text
+from utils.reference import TASKS, is_reference, translate
+from utils.settings import Settings
+
+ROOT = Path("checkpoints")
+Report = Callable[[str], object]
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A folder and the configuration that holds in it."""
+
+    name: str
+    folder: Path
+    settings: Settings
+    weights: Path  # where --infer finds the model: the folder, or an exported file
+
+    @property
+    def config_file(self) -> Path:
+        return self.folder / "config.yaml"
+
+    def with_settings(self, settings: Settings) -> "Experiment":
+        return replace(self, settings=settings)
+
+
+def open_experiment(*, config: Path, name: str, hparams: str, reset: bool, report: Report) -> Experiment:
+    """The configuration of an experiment.
+
+    What the experiment saved stands for every key that ``hparams`` doesn't give, unless ``reset``: then what was there
+    is moved aside. A ``config`` that says otherwise is an error where it changes the architecture, else it is reported.
+    """
+    folder = _folder(name)
+    overrides = parse_hparams(hparams)
+    exported = config.suffix != ".yaml" and config.is_file()
+    given = _ours(
+        _exported_config(config) if exported else _plain(load_chain(config)), source=str(config), report=report
+    )
+    settings_from(given, source=str(config))
+    saved_file = folder / "config.yaml"
+    if reset:
+        _move_aside(folder, report=report)
+    standing = given
+    if saved_file.is_file() and not exported:
+        saved = _ours(_plain(read_file(saved_file)), source=str(saved_file), report=lambda _: None)
+        _compare(given, saved, overrides, config=config, folder=folder, report=report)
+        standing = saved
+    settings = settings_from(
+        merge(standing, overrides), source=f"{config} with --hparams" if overrides else str(config)
+    )
+    return Experiment(name, folder, settings, weights=config if exported else folder)
+
+
+def _folder(name: str) -> Path:
+    parts = Path(name).parts
+    if not parts or Path(name).is_absolute() or ".." in parts:
+        raise ConfigError(f"--exp_name {name!r} must be a path below {ROOT}/")
+    return ROOT / name
+
+
+def _plain(flat: Flat) -> Flat:
+    return {key: value for key, value in flat.items() if key not in IGNORED}
+
+
+def _exported_config(path: Path) -> Flat:
+    content = read(path)
+    if content.get("kind") != EXPORTED or not isinstance(content.get("config"), dict):
+        raise CheckpointError(f"--config {path} is neither a YAML file nor an exported model")
+    return content["config"]
+
+
+def _ours(flat: Flat, *, source: str, report: Report) -> Flat:
+    """In our keys, whoever wrote it."""
+    if not is_reference(flat):
+        return flat
+    if flat["trainer_cls"] not in TASKS:
+        raise ConfigError(f"{source}: trainer_cls {flat['trainer_cls']!r} is not known; known: {', '.join(TASKS)}")
+    ours, left_out = translate(flat)
+    if left_out:
+        report(f"{source}: keys of the reference implementation without effect: {', '.join(left_out)}")
+    return ours
+
+
+def _compare(given: Flat, saved: Flat, overrides: Flat, *, config: Path, folder: Path, report: Report) -> None:
+    """Say, or refuse, what the experiment would do differently from what was asked for."""
+    typed_saved = flatten(settings_from(saved, source=str(folder / "config.yaml")))
+    typed_given = flatten(settings_from(given, source=str(config)))
+    shaping = architecture_keys()
+    trained = bool(steps(folder))
+    for key in sorted(shaping & set(overrides)):
+        new = flatten(settings_from({key: overrides[key]}, source="--hparams"))[key]
+        if trained and new != typed_saved.get(key):
+            raise ConfigError(
+                f"--hparams {key}={new}: {folder} was trained with {typed_saved.get(key)}; "
+                "choose another --exp_name, or --reset to start over"
+            )
+    kept = []
+    for key in given:
+        if key in overrides or key == "backbone" or typed_given.get(key) == typed_saved.get(key):
+            continue
+        if key in shaping:
+            raise ConfigError(
+                f"{config}: {key} is {typed_given.get(key)}, but {folder} has {typed_saved.get(key)}; "
+                "choose another --exp_name, or --reset to start over"
+            )
+        kept.append(f"{key}={typed_saved.get(key)} (not {typed_given.get(key)})")
+    if kept:
+        report(f"{folder} keeps what it was started with: {', '.join(kept)}; --hparams changes it")
+
+
+def _move_aside(folder: Path, *, report: Report) -> None:
+    if not folder.exists() or not any(folder.iterdir()):
+        return
+    with locked(folder):
+        number = 1
+        while (aside := folder.with_name(f"{folder.name}.before-{number}")).exists():
+            number += 1
+        folder.rename(aside)
+    report(f"--reset: what was in {folder} is now in {aside}")
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Only one process writes an experiment. The lock ends with the process, however that ends."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = (folder / ".lock").open("a")
+    except OSError as error:
+        raise ConfigError(f"{folder} can't be written: {error.strerror}") from None
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise ConfigError(
+                f"another process is writing {folder}; wait for it or choose another --exp_name"
+            ) from None
+        yield
+
+
+def record(experiment: Experiment) -> None:
+    """Save the resolved configuration, and with what it was run."""
+    write_text(experiment.config_file, to_yaml(flatten(experiment.settings)))
+    run = {"command": sys.argv, "python": platform.python_version(), "code": code_version(), "packages": packages()}
+    runs_file = experiment.folder / "runs.json"
+    runs: list[dict[str, Any]] = []
+    with contextlib.suppress(OSError, ValueError):
+        runs = json.loads(runs_file.read_text())
+    if not runs or runs[-1] != run:
+        write_text(runs_file, json.dumps([*runs, run], indent=1))
+
+
+def code_version() -> str:
+    """The commit of the code, or "unknown" outside a git checkout."""
+    root = Path(__file__).resolve().parents[1]
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(root), "describe", "--always", "--dirty"], capture_output=True, text=True, timeout=10
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return "unknown"
+    return done.stdout.strip() or "unknown"
+
+
+def packages() -> dict[str, str]:
+    """Versions of what results depend on."""
+    names = ("torch", "numpy", "rasterio", "scikit-image", "pandas")
+    return {name: importlib.metadata.version(name) for name in names}

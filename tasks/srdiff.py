@@ -1,0 +1,96 @@
+"""Training and prediction of SRDiff, on whichever backbone conditions it."""
+
+import functools
+
+from torch import Tensor, nn
+
+from models.diffusion import LossType, SRDiff
+from models.samplers import Callback, Noise, Sampler, Spacing, ddim, ddpm, dpmpp_2m, time_grid
+from models.series import Series
+from tasks.task import NOISE, TIMES, Address, Recipe, Result, Task, series_of
+from utils.dataloader import Batch
+from utils.errors import ConfigError
+from utils.randomness import integers, normal_images
+from utils.settings import Diffusion
+
+SAMPLERS = {"ddpm": ddpm, "dpmpp_2m": dpmpp_2m}  # ddim besides, which has an option
+# DPM-Solver++ wants its steps where the image changes, near t = 0; a coarse linear grid ends too smooth.
+BEST_SPACING: dict[str, Spacing] = {"ddpm": "linear", "ddim": "linear", "dpmpp_2m": "quadratic"}
+
+
+def build_sampler(name: str, *, timesteps: int, steps: int, spacing: str = "auto", eta: float = 0.0) -> Sampler:
+    """A sampler with its times bound; ``steps`` 0 means all. Raises ConfigError where they don't fit."""
+    kept: Spacing = "quadratic" if spacing == "quadratic" else "linear" if spacing == "linear" else BEST_SPACING[name]
+    try:
+        times = time_grid(timesteps, steps or timesteps, kept)
+    except ValueError as error:
+        raise ConfigError(f"sampler_steps: {error}") from None
+    if name == "ddim":
+        return functools.partial(ddim, times=times, eta=eta)
+    return functools.partial(SAMPLERS[name], times=times)
+
+
+class SRDiffTask(Task):
+    """The noise predictor learns; with ``fix_rrdb: false`` its conditioner learns along."""
+
+    def __init__(
+        self,
+        model: SRDiff,
+        *,
+        recipe: Recipe,
+        diffusion: Diffusion,
+        loss_type: LossType,
+        perceptual: nn.Module | None = None,
+    ) -> None:
+        super().__init__()
+        self.model: SRDiff = model
+        self.recipe = recipe
+        self.loss_type = loss_type
+        self.perceptual = perceptual
+        self.aux_l1, self.aux_ssim = diffusion.aux_l1_loss, diffusion.aux_ssim_loss
+        timesteps = diffusion.timesteps
+        self.sampler_name = diffusion.sampler
+        self.sampler_steps = diffusion.sampler_steps or timesteps
+        self.sampler = build_sampler(
+            diffusion.sampler,
+            timesteps=timesteps,
+            steps=diffusion.sampler_steps,
+            spacing=diffusion.sampler_spacing,
+            eta=diffusion.ddim_eta,
+        )
+        self.quick_steps = min(diffusion.val_sampler_steps, timesteps)
+        self.quick_sampler = build_sampler("dpmpp_2m", timesteps=timesteps, steps=self.quick_steps)
+
+    def forward(self, batch: Batch, address: Address) -> dict[str, Tensor]:
+        _, channels, height, width = batch.hr.shape
+        positions = address.positions
+        t = integers(self.model.schedule.timesteps, positions, TIMES, address.seed, address.step)  # (B,)
+        noise = normal_images(positions, (channels, height, width), NOISE, address.seed, address.step)
+        return self.model.training_losses(
+            series_of(batch),
+            batch.hr,
+            t=t,
+            noise=noise,
+            loss_type=self.loss_type,
+            aux_l1=self.aux_l1,
+            aux_ssim=self.aux_ssim,
+            perceptual=self.perceptual,
+        )
+
+    def predict(
+        self, series: Series, *, noise: Noise, samples: int = 1, quick: bool = False, callback: Callback | None = None
+    ) -> Result:
+        images, backbone = self.model.sample(
+            series,
+            sampler=self.quick_sampler if quick else self.sampler,
+            noise=noise,
+            samples=samples,
+            callback=callback,
+        )
+        drawn = images.float().unflatten(0, (-1, samples))  # (B, k, C, H, W)
+        return Result(
+            sr=drawn.mean(dim=1), backbone=backbone.sr.float().clamp(-1, 1), samples=drawn if samples > 1 else None
+        )
+
+    def compiled_parts(self) -> list[nn.Module]:
+        return [self.model.denoise_fn, self.model.rrdb]

@@ -1,0 +1,80 @@
+"""What the loop and the evaluation know of a task: a model, what trains, its losses, its predictions."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from models.samplers import Callback, Noise
+from models.series import Series
+from utils.dataloader import Batch
+from utils.randomness import bits, normal_images
+
+# Streams of random numbers: what is drawn for one use never meets what is drawn for another.
+TIMES, NOISE, SAMPLING, DROPOUT = 1, 2, 3, 4
+
+
+class Address(NamedTuple):
+    """Where the random numbers of a batch belong."""
+
+    seed: int
+    step: int  # -1 in validation, whose numbers are the same each time
+    positions: Tensor  # (B,) of each sample, in the global batch or in the split
+
+
+class Result(NamedTuple):
+    """A super-resolved batch."""
+
+    sr: Tensor  # (B, C, H, W); the mean where there are several samples
+    backbone: Tensor | None = None  # (B, C, H, W), a conditioner's own output
+    samples: Tensor | None = None  # (B, k, C, H, W) where k > 1 were drawn
+
+
+class Recipe(NamedTuple):
+    """How the learning rate falls."""
+
+    decay_steps: int
+    decay_factor: float
+
+
+class Task(nn.Module):
+    """A model and how it learns. ``forward`` gives the losses, so that DistributedDataParallel sees every call."""
+
+    model: nn.Module
+    recipe: Recipe
+    sampler_name: str | None = None  # of a task whose predictions are sampled
+    sampler_steps: int | None = None
+
+    def trainable(self) -> list[nn.Parameter]:
+        """What the optimiser updates, in the order of the state dict."""
+        return [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+
+    def forward(self, batch: Batch, address: Address) -> dict[str, Tensor]:
+        """Scalar loss terms; training minimises their sum."""
+        raise NotImplementedError
+
+    def predict(
+        self, series: Series, *, noise: Noise, samples: int = 1, quick: bool = False, callback: Callback | None = None
+    ) -> Result:
+        """Super-resolve a series. ``noise`` is asked for (B * samples, C, H, W); ``quick``: as validation does it."""
+        raise NotImplementedError
+
+    def compiled_parts(self) -> list[nn.Module]:
+        """The modules that torch.compile is worth on."""
+        return [self.model]
+
+
+def series_of(batch: Batch) -> Series:
+    return Series(lr=batch.lr, dates=batch.dates, mask=batch.mask, base=batch.base)
+
+
+def sampling_noise(keys: Tensor, *, seed: int, samples: int) -> Noise:
+    """Noise as a function of (seed, image key, sample, time), whatever the batch. keys: (B,)."""
+    image = keys.repeat_interleave(samples)  # (B * samples,)
+    sample = torch.arange(samples, device=keys.device).repeat(len(keys))
+    sources = bits(image, sample)
+
+    def noise(time: int, shape: torch.Size) -> Tensor:
+        return normal_images(sources, (shape[1], shape[2], shape[3]), SAMPLING, seed, time)
+
+    return noise

@@ -1,0 +1,40 @@
+"""Train a model, evaluate it (--infer), or super-resolve rasters with it (--predict)."""
+
+import argparse
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from tasks import run as runs
+from utils.cli import Parser, run
+from utils.distributed import world
+
+
+def parser() -> Parser:
+    parsed = Parser(description=__doc__ or "")
+    parsed.add_argument("--config", type=Path, required=True, help="YAML configuration, or an exported model")
+    parsed.add_argument("--exp_name", required=True, help="the experiment's folder below checkpoints/")
+    parsed.add_argument("--hparams", default="", help='overrides: "a=1,b.c=2,d=[1 1 1]"')
+    parsed.add_argument("--reset", action="store_true", help="start over; what was there is moved aside")
+    parsed.add_argument("--infer", action="store_true", help="evaluate a split")
+    parsed.add_argument("--split", default="test", help="the split that --infer evaluates (default: test)")
+    parsed.add_argument("--limit", type=int, help="evaluate only the first so many patches")
+    parsed.add_argument("--ckpt", help="for --infer and --predict: a file, a step, or best (default: the newest)")
+    parsed.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps (default: auto)")
+    parsed.add_argument("--dry_run", action="store_true", help="print what would be trained, and stop")
+    return parsed
+
+
+def main(options: argparse.Namespace) -> None:
+    with world(options.device) as here:
+        if options.infer:
+            runs.infer(options, here)
+        elif options.dry_run:
+            runs.describe(options, here)
+        else:
+            runs.train(options, here)
+
+
+if __name__ == "__main__":
+    run(main, parser())

@@ -1,0 +1,230 @@
+"""Checkpoints: written aside, checked when read, and never trusted.
+
+`model_ckpt_steps_<N>.ckpt` is a dict `global_step`, `optimizer_states` (list of one), `state_dict` = {"model": ...}, as
+the reference implementation writes it, and besides `format_version`, `ema` (averaged weights), `log` (what the training
+log has summed up since its last row).
+Files are read with `weights_only=True`: no file can run code.
+"""
+
+import contextlib
+import pickle
+import re
+import zipfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from utils.config import Flat, read_file
+from utils.errors import CheckpointError
+from utils.files import written_aside
+
+FORMAT_VERSION = 1
+EXPORTED = "super-resolution model"  # the `kind` of an exported file
+BEST = "model_ckpt_best.ckpt"
+_NAME = re.compile(r"model_ckpt_steps_(\d+)\.ckpt")
+
+State = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Saved:
+    """A model as it was found on disk."""
+
+    path: Path
+    global_step: int
+    state: State
+    averaged: bool  # the state is the averaged weights
+    config: Flat | None  # the configuration beside or inside it, where there is one
+    content: dict[str, Any]  # the whole checkpoint
+
+
+def file_name(step: int) -> str:
+    return f"model_ckpt_steps_{step}.ckpt"
+
+
+def steps(folder: Path) -> dict[int, Path]:
+    """The checkpoints of a folder by step, in rising order."""
+    found = {int(match[1]): path for path in folder.glob("*.ckpt") if (match := _NAME.fullmatch(path.name))}
+    return dict(sorted(found.items()))
+
+
+def write(path: Path, content: dict[str, Any]) -> None:
+    """Save aside, flush, rename: the file of this name is always a whole one. Raises OSError on a full disk."""
+    with written_aside(path) as aside:
+        try:
+            torch.save(content, aside)
+        except RuntimeError as error:  # torch's zip writer reports a failed write this way
+            raise OSError(f"writing {path.name} failed: {str(error).splitlines()[0]}") from None
+
+
+def _damage(path: Path) -> str | None:
+    """What is wrong with the bytes of a file: torch itself does not compare the checksums it stores."""
+    try:
+        if path.stat().st_size == 0:
+            return "is empty"
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:
+                broken = archive.testzip()
+            return f"is damaged (checksum of {broken})" if broken else None
+    except (OSError, zipfile.BadZipFile, RuntimeError, NotImplementedError, ValueError, EOFError) as error:
+        return f"is damaged ({error})"
+    return None
+
+
+def read(path: Path) -> dict[str, Any]:
+    """A file as plain tensors, numbers and words. Raises CheckpointError; nothing from the file is run."""
+    if not path.is_file():
+        raise CheckpointError(f"checkpoint {path} doesn't exist")
+    if damage := _damage(path):
+        raise CheckpointError(f"checkpoint {path} {damage}")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        reason = re.search(r"(?:Unsupported|GLOBAL|global|class)\s[^\n]{0,120}", str(error))
+        raise CheckpointError(f"checkpoint {path} is refused: {reason[0] if reason else 'not plain tensors'}") from None
+    except MemoryError:
+        raise CheckpointError(f"checkpoint {path} claims more memory than there is") from None
+    except Exception as error:  # a damaged pickle can raise anything; none of it is ours to tell apart
+        raise CheckpointError(f"checkpoint {path} is damaged ({type(error).__name__}: {str(error)[:120]})") from None
+    if not isinstance(content, dict):
+        raise CheckpointError(f"checkpoint {path} holds no dictionary")
+    version = content.get("format_version", 0)
+    if not isinstance(version, int) or version > FORMAT_VERSION:
+        raise CheckpointError(f"checkpoint {path} has format {version}, newer than this code ({FORMAT_VERSION})")
+    return content
+
+
+def read_training(path: Path) -> dict[str, Any]:
+    """A training checkpoint, its parts in place."""
+    content = read(path)
+    step, holder = content.get("global_step"), content.get("state_dict")
+    if not isinstance(step, int) or not isinstance(holder, dict) or not _is_state(holder.get("model")):
+        raise CheckpointError(f"{path} is no training checkpoint: it needs global_step and state_dict.model")
+    return content
+
+
+def _is_state(state: object) -> bool:
+    return isinstance(state, dict) and all(isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items())
+
+
+def newest(folder: Path, *, report: Callable[[str], object]) -> tuple[Path, dict[str, Any]] | None:
+    """The newest readable checkpoint; damaged ones are reported and passed over. None where there are none at all."""
+    found = steps(folder)
+    for path in reversed(found.values()):
+        try:
+            return path, read_training(path)
+        except CheckpointError as error:
+            report(f"{error}; trying the one before")
+    if found:
+        raise CheckpointError(f"no checkpoint in {folder} is readable")
+    return None
+
+
+def prune(folder: Path, *, keep: int) -> None:
+    """Remove the oldest step checkpoints beyond ``keep``."""
+    for path in list(steps(folder).values())[:-keep]:
+        path.unlink(missing_ok=True)
+
+
+def open_saved(source: Path, *, which: str = "newest", report: Callable[[str], object]) -> Saved:
+    """A model from an experiment's folder, a checkpoint file or an exported model.
+
+    ``which`` chooses in a folder: "newest", "best", or a step. Averaged weights are taken where there are any.
+    Raises CheckpointError where there is nothing to take.
+    """
+    if source.is_dir():
+        path, content = _from_folder(source, which=which, report=report)
+    else:
+        path, content = source, read(source)
+    if content.get("kind") == EXPORTED:
+        return _exported(path, content)
+    content = content if source.is_dir() else read_training(path)
+    averaged = _is_state(content.get("ema"))
+    state = content["ema"] if averaged else content["state_dict"]["model"]
+    beside = path.parent / "config.yaml"
+    config = read_file(beside) if beside.is_file() else None
+    return Saved(path, content["global_step"], state, averaged, config, content)
+
+
+def _from_folder(folder: Path, *, which: str, report: Callable[[str], object]) -> tuple[Path, dict[str, Any]]:
+    if which == "newest":
+        found = newest(folder, report=report)
+        if found is None:
+            raise CheckpointError(f"{folder} holds no checkpoint (model_ckpt_steps_<N>.ckpt)")
+        return found
+    path = folder / (BEST if which == "best" else file_name(int(which)))
+    if not path.is_file():
+        known = ", ".join(str(step) for step in steps(folder)) or "none"
+        raise CheckpointError(f"{folder} holds no checkpoint {which!r}; steps there: {known}")
+    return path, read_training(path)
+
+
+def _exported(path: Path, content: dict[str, Any]) -> Saved:
+    config, state, step = content.get("config"), content.get("state_dict"), content.get("global_step")
+    if not isinstance(config, dict) or not _is_state(state) or not isinstance(step, int):
+        raise CheckpointError(f"{path} is no whole exported model: it needs config, state_dict and global_step")
+    return Saved(path, step, state, bool(content.get("averaged")), config, content)  # type: ignore[arg-type]
+
+
+def load_weights(model: nn.Module, state: State, *, source: Path) -> str:
+    """Load every weight, or raise CheckpointError naming what doesn't fit. Returns what was loaded, in one line."""
+    own = model.state_dict()
+    missing = [name for name in own if name not in state]
+    unexpected = [name for name in state if name not in own]
+    reshaped = [
+        f"{name} {tuple(state[name].shape)} for {tuple(own[name].shape)}"
+        for name in own
+        if name in state and state[name].shape != own[name].shape
+    ]
+    problems = [
+        f"{len(names)} {what} ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"
+        for what, names in (("missing", missing), ("unexpected", unexpected), ("of another shape", reshaped))
+        if names
+    ]
+    if problems:
+        raise CheckpointError(f"{source} doesn't fit this configuration: {'; '.join(problems)}")
+    model.load_state_dict(state)
+    return f"{len(own)} of {len(own)} tensors from {source}"
+
+
+def load_matching(model: nn.Module, state: State) -> tuple[list[str], list[str], list[str]]:
+    """Load what fits, for fine-tuning. Returns names loaded, left as initialised, and not used."""
+    own = model.state_dict()
+    fitting = {name: value for name, value in state.items() if name in own and own[name].shape == value.shape}
+    model.load_state_dict(fitting, strict=False)
+    return list(fitting), [name for name in own if name not in fitting], [n for n in state if n not in fitting]
+
+
+def load_optimizer(optimizer: torch.optim.Optimizer, content: dict[str, Any], *, source: Path) -> None:
+    """Restore Adam's state, which is indexed by the order of parameters.
+
+    The file may list parameters beyond ours that hold no state: the reference implementation does so for a fixed
+    conditioner. Learning rate and other options stay ours: they follow from the configuration.
+    """
+    states = content.get("optimizer_states")
+    own = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    if not isinstance(states, list) or len(states) != 1 or not isinstance(states[0], dict) or "state" not in states[0]:
+        raise CheckpointError(f"{source} holds no optimiser state")
+    saved = states[0]["state"]
+    beyond = [index for index in saved if not isinstance(index, int) or not 0 <= index < len(own)]
+    if beyond:
+        raise CheckpointError(f"{source}: optimiser state for parameter {beyond[0]}, of {len(own)} that are trained")
+    for index, entry in saved.items():
+        for name, value in entry.items():
+            if isinstance(value, Tensor) and value.dim() and value.shape != own[index].shape:
+                raise CheckpointError(
+                    f"{source}: optimiser state {name} of parameter {index} has shape {tuple(value.shape)}, "
+                    f"not {tuple(own[index].shape)}"
+                )
+    optimizer.load_state_dict({"state": saved, "param_groups": optimizer.state_dict()["param_groups"]})
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Files aside of a process that was killed while it saved."""
+    for path in folder.glob(".*.tmp"):
+        with contextlib.suppress(OSError):
+            path.unlink()
