@@ -1,8 +1,8 @@
 """Radiometry: from integers on disk to what the networks see, batched and on any device.
 
-SPOT-6/7 is x/255·2 − 1. Sentinel-2 reflectance is clamped to [0, m] and becomes x/m·2 − 1, where m are percentiles of the data
-set, a number a band. A SPOT band has at most 256 levels, so recolouring it to a Sentinel-2 image (spectral matching)
-is a table of 256 entries, computed once and applied as a gather.
+SPOT-6/7 is x/255·2 − 1. Sentinel-2 reflectance is clamped to [0, m] and becomes x/m·2 − 1, where m are percentiles of
+the data set, a number a band. A SPOT band has at most 256 levels, so recolouring it to a Sentinel-2 image (spectral
+matching) is a table of 256 entries, computed once and applied as a gather.
 """
 
 from collections.abc import Callable, Sequence
@@ -43,7 +43,7 @@ def reflectance(stored: Tensor) -> Tensor:
 
 
 def bicubic(x: Tensor, *, scale: int) -> Tensor:
-    """(..., C, h, w) -> (..., C, s·h, s·w): a = -0.75, half-pixel centres, edges replicated, as OpenCV's INTER_CUBIC."""
+    """(..., C, h, w) -> (..., C, s·h, s·w): a = -0.75, half-pixel centres, edges replicated (OpenCV's INTER_CUBIC)."""
     images = x.reshape(-1, *x.shape[-3:])
     up = F.interpolate(images, scale_factor=scale, mode="bicubic", align_corners=False)
     return up.view(*x.shape[:-2], *up.shape[-2:])
@@ -53,7 +53,7 @@ def match_histogram(levels: Floats, counts: Integers, reference: Floats) -> Floa
     """The values (n,) that n ascending levels take so that an image of them is distributed as ``reference``.
 
     ``counts`` (n,) says how many pixels of the image have each level. Quantiles are interpolated in float64, as
-    ``skimage.exposure.match_histograms`` does (Gonzalez and Woods, *Digital Image Processing*, histogram specification).
+    ``skimage.exposure.match_histograms`` does (Gonzalez and Woods, *Digital Image Processing*).
     """
     values, reference_counts = np.unique(reference, return_counts=True)
     quantiles = np.cumsum(counts) / counts.sum()
@@ -62,9 +62,9 @@ def match_histogram(levels: Floats, counts: Integers, reference: Floats) -> Floa
 
 
 def match_moment(levels: Floats, counts: Integers, reference: Floats) -> Floats:
-    """The values (n,) that n levels take so that an image of them gets the mean and standard deviation of ``reference``.
+    """The values (n,) that n levels take so that an image of them gets mean and standard deviation of ``reference``.
 
-    Standard deviations are those of the population; a constant image becomes the mean.
+    ``counts`` as above. Deviations are those of the population; a constant image becomes the mean.
     """
     levels = levels.astype(np.float64)
     mean = np.average(levels, weights=counts)
@@ -87,8 +87,8 @@ def identity_table(channels: int = 3) -> Tensor:
 def matching_table(hr: Tensor, lr: Tensor, *, method: str) -> Tensor:
     """The table of spectral matching, (C, 256) float32: what each level of each band of ``hr`` becomes.
 
-    ``hr``: (C, H, W) uint8; ``lr``: (C, h, w) normalised, of the acquisition that the colours are taken from; ``method``: a
-    key of MATCHINGS.
+    ``hr``: (C, H, W) uint8; ``lr``: (C, h, w) normalised, the acquisition that the colours are taken from;
+    ``method``: a key of MATCHINGS.
     """
     levels = normalise_hr(torch.arange(LEVELS)).numpy()
     match = MATCHINGS[method]

@@ -1,9 +1,9 @@
 """Pickled pandas tables, read without running anything that a file names.
 
-Unpickling normally calls whatever the file asks for. Here every name that a table may hold becomes an inert record of what
-it would have been called with; every other name is refused. The records are then read as data: numpy arrays from
-their bytes, time stamps from their integers, columns from the blocks that pandas keeps them in. So no class of pandas, numpy,
-geopandas or shapely is ever made by a file, and tables of pandas 1.0 to 3.x (protocols 2 to 5) look the same to us.
+Unpickling normally calls whatever the file asks for. Here every name that a table may hold becomes an inert record of
+what it would have been called with; every other name is refused. The records are then read as data: numpy arrays from
+their bytes, time stamps from their integers, columns from the blocks that pandas keeps them in. So no object of pandas,
+numpy, geopandas or shapely is ever made by a file, and tables of pandas 1.0 to 3.x (protocols 2 to 5) look the same.
 """
 
 import datetime
@@ -35,11 +35,11 @@ _ALLOWED = {
     "numpy.core.numeric": "_frombuffer",
     "numpy._core.multiarray": "_reconstruct scalar",
     "numpy._core.numeric": "_frombuffer",
-    "pandas": "DataFrame Index RangeIndex DatetimeIndex Categorical CategoricalDtype DatetimeTZDtype StringDtype NA NaT "
-    "BooleanDtype Int8Dtype Int16Dtype Int32Dtype Int64Dtype UInt8Dtype UInt16Dtype UInt32Dtype UInt64Dtype "
+    "pandas": "DataFrame Index RangeIndex DatetimeIndex Categorical CategoricalDtype DatetimeTZDtype StringDtype NA "
+    "NaT BooleanDtype Int8Dtype Int16Dtype Int32Dtype Int64Dtype UInt8Dtype UInt16Dtype UInt32Dtype UInt64Dtype "
     "Float32Dtype Float64Dtype Timestamp Timedelta",
-    "pandas.arrays": "DatetimeArray TimedeltaArray StringArray ArrowStringArray BooleanArray IntegerArray FloatingArray "
-    "NumpyExtensionArray",
+    "pandas.arrays": "DatetimeArray TimedeltaArray StringArray ArrowStringArray BooleanArray IntegerArray "
+    "FloatingArray NumpyExtensionArray",
     "pandas.core.frame": "DataFrame",
     "pandas.core.internals.managers": "BlockManager",
     "pandas.core.internals.blocks": "new_block",
@@ -93,8 +93,8 @@ _DTYPE = re.compile(r"(b1|[iu][1248]|f[248]|S\d+|U\d+|O8|M8|m8)\Z")
 class Table:
     """A table: row labels, and columns of plain values.
 
-    Values are str, int, float, bool, None, ``numpy.datetime64`` (UTC, microseconds), lists of these, or dicts from labels to these; anything
-    else (geometries) is None.
+    Values are str, int, float, bool, None, ``numpy.datetime64`` (UTC, microseconds), lists of these, or dicts from
+    labels to these; anything else (geometries) is None.
     """
 
     path: Path
@@ -166,8 +166,8 @@ class _Unpickler(pickle._Unpickler):
         module = _PYTHON_2_MODULES.get(module, module)
         if (module, name) not in ALLOWED:
             raise DataError(
-                f"{self._path}: refused, it asks for {module}.{name}, which no table needs. A table from someone you don't "
-                "trust may be hostile; write it anew with plain columns"
+                f"{self._path}: refused: it asks for {module}.{name}, which no table needs; the file may be hostile, "
+                "or its table has columns of a kind that must be left out"
             )
         if (module, name) not in self._classes:
             self._classes[module, name] = type(name, (_Record,), {"origin": f"{module}.{name}"})
@@ -177,7 +177,7 @@ class _Unpickler(pickle._Unpickler):
         (size,) = struct.unpack("<Q", self.read(8))  # type: ignore[attr-defined]
         self.append(bytearray(self.read(size)))  # type: ignore[attr-defined]  # the original allocates first
 
-    dispatch[pickle.BYTEARRAY8[0]] = load_bytearray8
+    dispatch[pickle.BYTEARRAY8[0]] = load_bytearray8  # type: ignore[assignment]
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -289,14 +289,15 @@ def _array(x: Any) -> np.ndarray | None:
 def _categories(dtype: Any, codes: np.ndarray) -> np.ndarray | None:
     """What a categorical stands for; code −1 is a missing value."""
     names = _array(dtype.state["categories"])
-    return None if names is None else np.append(names.astype(object), None)[codes]
+    return None if names is None else np.concatenate([names.astype(object), np.array([None])])[codes]
 
 
 def _time(x: Any) -> np.datetime64:
     """A time stamp of pandas or datetime, in UTC."""
     if _name(x) == "_unpickle_timestamp":
         value, _, _, resolution = (*x.arguments, 10)[:4]
-        return np.datetime64(int(value), _RESOLUTIONS[resolution]).astype("M8[us]")
+        unit = _RESOLUTIONS[resolution]
+        return np.datetime64(int(value), unit).astype("M8[us]")  # type: ignore[call-overload]
     if _name(x) == "Timestamp":  # pandas < 1.4
         return np.datetime64(int(x.arguments[0]), "ns").astype("M8[us]")
     state = x.arguments[0]

@@ -1,0 +1,378 @@
+"""The raw BreizhSR data set: pickled tables, and the rasters they name, read through rasterio.
+
+One row of a table is a patch: a SPOT-6/7 image and Sentinel-2 acquisitions of the same place at other dates. What can't
+be used is never a crash: an acquisition is dropped together with its date, a patch is skipped, and both say why.
+"""
+
+import os
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import rasterio
+import torch
+from numpy.typing import NDArray
+from rasterio.errors import NotGeoreferencedWarning, RasterioError
+from torch import Tensor
+
+from utils.errors import DataError
+from utils.store import BANDS, SCALES, SPLIT_NAME, Geometry
+from utils.tables import Key, Table, read_table
+
+SELECTIONS = ("nearest", "first")
+GDAL_OPTIONS = {  # one file is one open: no listing of folders, no sidecar files, no threads
+    "GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR",
+    "GDAL_PAM_ENABLED": "NO",
+    "GDAL_NUM_THREADS": "1",
+}
+_CROP = 8  # sides are cropped to multiples of this, in high resolution
+_LARGEST_SIDE = 1 << 14
+_COLUMNS = ("split", "spot6_image", "sen2_acquisitions", "dates_spot6", "dates_sen2")
+_DAY = np.timedelta64(1, "D")
+_INT16 = np.iinfo(np.int16)
+
+
+class Unusable(Exception):
+    """Why a patch or an acquisition can't be used."""
+
+
+class Row(NamedTuple):
+    """One row of a table, as it stands there."""
+
+    key: Key
+    split: str
+    hr: Any  # path relative to the root
+    acquisitions: Any  # dict: days from the truth -> path
+    date: Any
+    dates: Any  # list, in the order of the dict
+    columns: dict[str, Any]  # further columns with plain values
+
+
+class Acquisition(NamedTuple):
+    position: int  # in the dict
+    distance: int  # |key|, days
+    path: str
+    offset: int  # its date − the truth's, whole days, rounded down
+
+
+class View(NamedTuple):
+    """A Sentinel-2 patch that was read."""
+
+    lr: Tensor  # (3, h, w) int16, reflectance × 10000
+    offset: int
+    clipped: int  # pixels that didn't fit 16 bits
+
+
+@dataclass
+class Patch:
+    """A row whose rasters were read and cropped."""
+
+    key: Key
+    hr: Tensor  # (3, H, W) uint8
+    views: list[View]  # at most `length`, in dict order
+    single: View  # the acquisition with the smallest key: the single-image input
+    columns: dict[str, Any]
+    dropped: list[tuple[str, str]] = field(default_factory=list)  # acquisitions that were not usable: path, reason
+
+    def nearest(self) -> int:
+        """Which view is nearest in time; ties: the first."""
+        return min(range(len(self.views)), key=lambda i: abs(self.views[i].offset))
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Tables
+
+
+def table_paths(root: Path) -> list[Path]:
+    """The tables of a raw root: dataset_train.pkl, dataset_test.pkl, then any other dataset_<name>.pkl."""
+    if not root.is_dir():
+        raise DataError(f"data folder {root} doesn't exist")
+    first = ("dataset_train.pkl", "dataset_test.pkl")
+    found = {path.name: path for path in root.glob("dataset_*.pkl")}
+    if not found:
+        raise DataError(f"{root} holds no dataset_train.pkl or dataset_test.pkl: not a raw data set")
+    return [found[name] for name in first if name in found] + [found[n] for n in sorted(found) if n not in first]
+
+
+def read_rows(paths: Sequence[Path]) -> dict[str, list[Row]]:
+    """The rows of all tables by split, in the order of the tables."""
+    splits: dict[str, list[Row]] = {}
+    origin: dict[str, Path] = {}
+    for path in paths:
+        for row in _rows(read_table(path)):
+            if origin.setdefault(row.split, path) != path:
+                raise DataError(f"split {row.split!r} is in both {origin[row.split]} and {path}; rename one")
+            splits.setdefault(row.split, []).append(row)
+    return splits
+
+
+def _rows(table: Table) -> Iterator[Row]:
+    split, hr, acquisitions, date, dates = (table.column(name) for name in _COLUMNS)
+    further = {name: values for name, values in table.columns.items() if name not in _COLUMNS}
+    for i, key in enumerate(table.index):
+        if not isinstance(split[i], str) or not SPLIT_NAME.fullmatch(split[i]):
+            raise DataError(f"{table.path}: row {key}: split is {str(split[i])[:40]!r}; train, val or test is expected")
+        columns = {name: values[i] for name, values in further.items() if isinstance(values[i], (str, int, float))}
+        yield Row(key, split[i], hr[i], acquisitions[i], date[i], dates[i], columns)
+
+
+def acquisitions_of(row: Row) -> list[Acquisition]:
+    """The acquisitions of a row in dict order. Raises Unusable where image and date don't go together."""
+    if not isinstance(row.hr, str):
+        raise Unusable("spot6_image is not a path")
+    if not isinstance(row.acquisitions, dict) or not isinstance(row.dates, list):
+        raise Unusable("sen2_acquisitions is not a dict or dates_sen2 not a list")
+    if not row.acquisitions:
+        raise Unusable("no acquisition")
+    if len(row.acquisitions) != len(row.dates):
+        raise Unusable(f"{len(row.acquisitions)} acquisitions but {len(row.dates)} dates")
+    if not _is_date(row.date) or not all(_is_date(date) for date in row.dates):
+        raise Unusable("a date is missing")
+    found = []
+    for position, ((key, path), date) in enumerate(zip(row.acquisitions.items(), row.dates, strict=True)):
+        try:
+            distance = abs(int(key))
+        except (TypeError, ValueError, OverflowError):
+            raise Unusable(f"acquisition {str(key)[:40]!r} is not a number of days") from None
+        if not isinstance(path, str):
+            raise Unusable(f"acquisition {key} is not a path")
+        found.append(Acquisition(position, distance, path, int((date - row.date) // _DAY)))
+    return found
+
+
+def _is_date(x: Any) -> bool:
+    return isinstance(x, np.datetime64) and not np.isnat(x)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Rasters
+
+
+class PatchReader:
+    """Reads the rasters of rows, each once, cropped to one geometry.
+
+    ``select``: which acquisitions make the series: the `geometry.length` nearest in time, or the first ones in dict order.
+    """
+
+    def __init__(self, root: Path, *, geometry: Geometry, select: str = "nearest") -> None:
+        if select not in SELECTIONS:
+            raise ValueError(f"select is {select!r}, not one of {SELECTIONS}")
+        self._root = root.resolve()
+        self._geometry = geometry
+        self._select = select
+
+    def read(self, row: Row) -> Patch:
+        """The patch of a row. Raises Unusable with the reason, DataError where a path leads out of the root."""
+        acquisitions = acquisitions_of(row)
+        with rasterio.Env(**GDAL_OPTIONS), warnings.catch_warnings():
+            warnings.simplefilter("ignore", NotGeoreferencedWarning)
+            hr = self._hr(row.hr)
+            views: dict[int, View | None] = {}
+            dropped: list[tuple[str, str]] = []
+
+            def view(acquisition: Acquisition) -> View | None:
+                if acquisition.position not in views:
+                    try:
+                        views[acquisition.position] = self._view(acquisition)
+                    except Unusable as reason:
+                        dropped.append((acquisition.path, str(reason)))
+                        views[acquisition.position] = None
+                return views[acquisition.position]
+
+            chosen = self._series(acquisitions, view)
+            if not chosen:
+                raise Unusable(f"no acquisition can be used; the first: {dropped[0][0]}: {dropped[0][1]}")
+            single = next(filter(None, map(view, sorted(acquisitions, key=lambda a: a.distance))))
+        return Patch(row.key, hr, chosen, single, row.columns, dropped)
+
+    def _series(self, acquisitions: list[Acquisition], view: Any) -> list[View]:
+        """The usable acquisitions that make the series, in dict order."""
+        order = acquisitions
+        if self._select == "nearest":
+            order = sorted(acquisitions, key=lambda a: abs(a.offset))  # stable: ties keep the dict's order
+        chosen: dict[int, View] = {}
+        for acquisition in order:
+            if len(chosen) == self._geometry.length:
+                break
+            if (found := view(acquisition)) is not None:
+                chosen[acquisition.position] = found
+        return [chosen[position] for position in sorted(chosen)]
+
+    def _hr(self, path: str) -> Tensor:
+        with _opened(inside(self._root, path)) as source:
+            height, width = cropped(source.height, _CROP), cropped(source.width, _CROP)
+            if height != width:
+                raise Unusable(f"not square: {source.height}×{source.width}")
+            if height != self._geometry.hr_size:
+                raise Unusable(
+                    f"is {source.height}×{source.width}, the data set {self._geometry.hr_size} after cropping"
+                )
+            if source.dtypes[0] != "uint8":
+                raise Unusable(f"is {source.dtypes[0]}, 8-bit levels are expected")
+            pixels, nodata = _pixels(source), source.nodata
+        if (pixels == (0 if nodata is None else nodata)).all():
+            raise Unusable("nothing but nodata")
+        return torch.from_numpy(np.ascontiguousarray(pixels[:, :height, :width]))
+
+    def _view(self, acquisition: Acquisition) -> View:
+        if not _INT16.min <= acquisition.offset <= _INT16.max:
+            raise Unusable(f"its date is {acquisition.offset} days away")
+        size = self._geometry.lr_size
+        with _opened(inside(self._root, acquisition.path)) as source:
+            if source.height != source.width:
+                raise Unusable(f"not square: {source.height}×{source.width}")
+            if cropped(source.height, _CROP // self._geometry.scale) != size:
+                raise Unusable(f"is {source.height}×{source.width}, the data set {size} once cropped")
+            pixels, nodata = _pixels(source), source.nodata
+        lr, clipped, empty = to_int16(pixels[:, :size, :size], nodata=nodata)
+        if empty:
+            raise Unusable("nothing but nodata")
+        return View(torch.from_numpy(lr), acquisition.offset, clipped)
+
+
+def cropped(size: int, multiple: int) -> int:
+    return size // multiple * multiple
+
+
+def to_int16(pixels: NDArray[Any], *, nodata: float | None) -> tuple[NDArray[np.int16], int, bool]:
+    """Reflectance × 10000 of any numeric type as int16: (pixels, how many didn't fit, whether all are nodata).
+
+    Nodata and what is not finite become 0; fractions are rounded.
+    """
+    missing = ~np.isfinite(pixels) if pixels.dtype.kind == "f" else np.zeros(pixels.shape, dtype=bool)
+    if nodata is not None:
+        missing |= pixels == nodata
+    if missing.any():
+        pixels = np.where(missing, 0, pixels)
+    if pixels.dtype.kind == "f":
+        pixels = np.rint(pixels)
+    outside = (pixels < _INT16.min) | (pixels > _INT16.max)
+    clipped = int(outside.sum())
+    if clipped:
+        pixels = pixels.clip(_INT16.min, _INT16.max)
+    return pixels.astype(np.int16), clipped, not pixels.any()
+
+
+def inside(root: Path, relative: str) -> Path:
+    """The path of a file that a table names. Raises DataError where it leads out of ``root``, a resolved folder."""
+    folder, name = os.path.split(relative)
+    try:
+        parent = _resolved(root / folder)
+        path = parent / name
+        if path.is_symlink():
+            path = path.resolve()
+    except (OSError, ValueError, RuntimeError):  # a loop of links, a zero byte, a name too long
+        raise Unusable(f"no file can have the path {relative[:80]!r}") from None
+    if name in ("", ".", "..") or not path.is_relative_to(root):
+        raise DataError(f"the table names {relative[:200]!r}, which leads out of {root}; put the data inside it")
+    return path
+
+
+@lru_cache(maxsize=4096)
+def _resolved(folder: Path) -> Path:
+    return folder.resolve()
+
+
+class _opened:
+    """Opens a GeoTIFF of three bands; what goes wrong, also while it is read, is a reason."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def __enter__(self) -> rasterio.DatasetReader:
+        if not self._path.is_file():
+            raise Unusable("missing file")
+        try:
+            self._source = rasterio.open(self._path, driver="GTiff", sharing=False)
+        except (RasterioError, OSError, ValueError) as error:
+            raise Unusable(f"unreadable raster ({_line(error)})") from error
+        if self._source.count != BANDS:
+            count = self._source.count
+            self._source.close()
+            raise Unusable(f"{count} bands, {BANDS} are expected")
+        if max(self._source.shape) > _LARGEST_SIDE:
+            self._source.close()
+            raise Unusable("larger than any patch")
+        return self._source
+
+    def __exit__(self, *_: object) -> None:
+        self._source.close()
+
+
+def _pixels(source: rasterio.DatasetReader) -> NDArray[Any]:
+    try:
+        pixels = source.read()
+    except (RasterioError, OSError, ValueError, MemoryError) as error:
+        raise Unusable(f"unreadable raster ({_line(error)})") from error
+    if pixels.dtype.kind not in "uif":
+        raise Unusable(f"its pixels are {pixels.dtype}, not numbers")
+    return pixels
+
+
+def _line(error: BaseException) -> str:
+    """The cause of an error of GDAL's in a line."""
+    return " ".join(str(error.__cause__ or error).split())[:200]
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def find_geometry(root: Path, rows: Sequence[Row], *, length: int) -> Geometry:
+    """The patch size of a data set: that of the first row that can be used."""
+    first = ""
+    for row in rows:
+        try:
+            acquisitions = acquisitions_of(row)
+            with rasterio.Env(**GDAL_OPTIONS), warnings.catch_warnings():
+                warnings.simplefilter("ignore", NotGeoreferencedWarning)
+                geometry = _geometry(root.resolve(), row, acquisitions, length)
+            PatchReader(root, geometry=geometry).read(row)
+            return geometry
+        except Unusable as reason:
+            first = first or f"; the first, {row.key}: {reason}"
+    raise DataError(f"{root}: no patch can be used{first}")
+
+
+def _geometry(root: Path, row: Row, acquisitions: list[Acquisition], length: int) -> Geometry:
+    with _opened(inside(root, row.hr)) as source:
+        hr_side = source.height
+    reason = Unusable("no acquisition")
+    for acquisition in acquisitions:
+        try:
+            with _opened(inside(root, acquisition.path)) as source:
+                lr_side = source.height
+        except Unusable as error:
+            reason = error
+            continue
+        scale = round(hr_side / lr_side)
+        if scale in SCALES and hr_side >= _CROP:
+            return Geometry(hr_size=cropped(hr_side, _CROP), scale=scale, length=length)
+        reason = Unusable(f"is {lr_side} pixels beside {hr_side}; the truth must be 2, 4 or 8 times finer")
+    raise Unusable(f"{acquisitions[0].path}: {reason}")
+
+
+class RawBreizhSR:
+    """One split of a raw data set: position -> Patch.
+
+    Its patch size is that of the first usable row. Raises Unusable for rows that can't be used.
+    """
+
+    def __init__(self, root: Path | str, split: str, *, max_s2_images: int = 8, select: str = "nearest") -> None:
+        self.root = Path(root)
+        splits = read_rows(table_paths(self.root))
+        if split not in splits:
+            raise DataError(f"{self.root} has no split {split!r}; there are: {', '.join(splits)}")
+        self.rows = splits[split]
+        everything = [row for rows in splits.values() for row in rows]
+        self.geometry = find_geometry(self.root, everything, length=max_s2_images)
+        self._reader = PatchReader(self.root, geometry=self.geometry, select=select)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, position: int) -> Patch:
+        return self._reader.read(self.rows[position])

@@ -1,0 +1,86 @@
+"""Command: prepare a raw data set for training.
+
+python data_gen/preprocess_data.py ROOT [--max_s2_images 8] [--select nearest|first] [--workers N] [--output DIR]
+    [--strict] [--percentiles P]
+"""
+
+import contextlib
+import os
+import signal
+import sys
+from argparse import Namespace
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import FrameType
+from typing import NoReturn
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from tqdm import tqdm
+
+from data_gen.dataset import SELECTIONS
+from data_gen.prepare import Options, prepare, quiet
+from utils.cli import Parser, run
+from utils.errors import ConfigError, Stopped
+
+
+def _parser() -> Parser:
+    parser = Parser(description="Prepare a raw data set: ROOT/dataset_*.pkl and its rasters -> ROOT/preprocessed/.")
+    parser.add_argument("root", type=Path, metavar="ROOT", help="the raw data set")
+    parser.add_argument("--max_s2_images", type=int, default=8, metavar="N", help="acquisitions a patch (default 8)")
+    parser.add_argument(
+        "--select",
+        choices=SELECTIONS,
+        default="nearest",
+        help="which ones: the nearest in time, or the first of the table as the reference implementation takes them",
+    )
+    parser.add_argument("--workers", type=int, default=_cores(), metavar="N", help="processes (default: the cores)")
+    parser.add_argument("--output", type=Path, metavar="DIR", help="where to (default ROOT/preprocessed)")
+    parser.add_argument("--strict", action="store_true", help="what can't be used is an error")
+    parser.add_argument(
+        "--percentiles",
+        type=float,
+        metavar="P",
+        help="normalise by these percentiles of the train split, e.g. 98 (default: the published ones of BreizhSR)",
+    )
+    return parser
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _main(options: Namespace) -> None:
+    if options.max_s2_images < 1 or options.workers < 1:
+        raise ConfigError("--max_s2_images and --workers must be 1 or more")
+    if options.percentiles is not None and not 0 < options.percentiles <= 100:
+        raise ConfigError("--percentiles must lie in (0, 100]")
+    signal.signal(signal.SIGTERM, _stop)
+    quiet()
+    prepare(
+        options.root,
+        output=options.output,
+        options=Options(
+            max_s2_images=options.max_s2_images,
+            select=options.select,
+            percentile=options.percentiles,
+            strict=options.strict,
+        ),
+        workers=options.workers,
+        say=tqdm.write,
+        progress=_progress,
+    )
+
+
+def _stop(number: int, frame: FrameType | None) -> NoReturn:
+    raise Stopped("stopped; the same command goes on from here", signal_number=number)
+
+
+@contextlib.contextmanager
+def _progress(patches: int) -> Iterator[Callable[[int], object]]:
+    with tqdm(total=patches, unit="patch", disable=patches == 0) as bar:
+        yield bar.update
+
+
+if __name__ == "__main__":
+    run(_main, _parser())
