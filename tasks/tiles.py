@@ -1,4 +1,4 @@
-"""Tiles of a scene through a network: the series of each, batches, noise of the absolute pixel, back to reflectance, blending of dates."""
+"""Tiles of a scene through a network: series, batches, noise by absolute pixel, back to reflectance, dates blended."""
 
 from collections import defaultdict
 from collections.abc import Callable, Sequence
@@ -16,6 +16,7 @@ from utils.radiometry import bicubic, denormalise_lr, normalise_lr
 from utils.randomness import normal_images
 from utils.scene import Patch, Scene
 from utils.tiling import Box, Layout, Span, align_down, align_up, in_batches
+from utils.validity import grow
 
 SCENES = 4  # the stream of random numbers of scenes
 REFLECTANCE = 10000  # digital number of reflectance 1 in results
@@ -56,8 +57,8 @@ class Tiles:
     Args:
         samples: draws of a stochastic network; the result is their mean.
         spread: also give their standard deviation.
-        match_lr: make the result, averaged over low-resolution pixels, equal to the acquisition nearest to the target date.
-        seed: of the noise.
+        match_lr: make the result, averaged over low-resolution pixels, equal to the acquisition nearest to the target
+        date. seed: of the noise.
         batch: windows that go through the network together at first.
         smaller: hears of a smaller batch when memory ran out.
     """
@@ -117,7 +118,7 @@ class Tiles:
 
         for shape in sorted(works):
             self._batch = in_batches(compute, works[shape], batch=self._batch, smaller=self._smaller)
-        for record, image, support in zip(records, sums[0], supports, strict=True):
+        for record, image in zip(records, sums[0], strict=True):
             seen = (record["flags"] != UNSEEN).repeat(self._predictor.scale, 0).repeat(self._predictor.scale, 1)
             record["image"] = np.where(seen, _integers(image), NODATA)
         if self.spread:
@@ -133,13 +134,13 @@ class Tiles:
         works = []
         for number, chosen in enumerate(sets):
             share = weights[number]  # with a margin of one pixel
-            touched = share[1:-1, 1:-1][inner] > 0
+            touched = grow(share > 0, 1)[1:-1, 1:-1][inner]  # interpolation reaches one pixel further
             if not touched.any():
                 continue
             views = [patch.view(acquisition) for acquisition in chosen]
             own = (labels[inner] == number) & views[0].known[inner]
             record["flags"][own] = np.where(views[0].observed[inner], OBSERVED, FILLED)[own]
-            record["input"][:, own] = _integers(views[0].reflectance[:, *inner])[:, own]
+            record["input"][:, own] = _integers(views[0].reflectance[:, *inner] * REFLECTANCE)[:, own]
             part = _bounding_box(touched, support)
             box = Box(*(_align(span) for span in part.grown(self._layout.trim))).within(window)
             amount = self._predictor.amount
@@ -161,8 +162,8 @@ class Tiles:
         return works
 
     @torch.no_grad()
-    def _predict(self, batch: Sequence[Work]) -> NDArray[np.float32]:
-        """Mean and deviation over the samples, reflectance × 10000, of the windows' used parts (B, 2, C, s·h, s·w)."""
+    def _predict(self, batch: Sequence[Work]) -> list[NDArray[np.float32]]:
+        """Mean and deviation over the samples, reflectance × 10000, of each window's used part (2, C, s·h, s·w)."""
         predictor, s = self._predictor, self._predictor.scale
         reflectance = torch.stack([work.reflectance for work in batch]).to(self._device)  # (B, T, C, h, w)
         nearest = reflectance[:, 0]
@@ -195,15 +196,14 @@ class Tiles:
 
         def noise(step: int, shape: torch.Size) -> Tensor:
             image = (shape[1], shape[2], shape[3])
-            rows, columns = zip(*((box.rows.start, box.columns.start) for box in origins), strict=True)
-            places = zip(rows, columns, strict=True)
+            places = ((box.rows.start, box.columns.start) for box in origins)
             return torch.cat([normal_images(key, image, SCENES, self._seed, step, row=y, column=x) for y, x in places])
 
         return noise
 
 
 def match_low_frequencies(image: Tensor, lr: Tensor, *, scale: int, rounds: int = 4) -> Tensor:
-    """An image (B, C, s·h, s·w) changed smoothly until its mean over each low-resolution pixel is that of ``lr`` (B, C, h, w).
+    """An image (B, C, s·h, s·w), changed smoothly until it averages to ``lr`` (B, C, h, w).
 
     Iterative back-projection (Irani and Peleg, 1991); the last round leaves no difference.
     """
@@ -231,7 +231,7 @@ def _bounding_box(mask: NDArray[np.bool_], origin: Box) -> Box:
 
 
 def _enlarged(share: NDArray[np.float32], part: tuple[slice, slice], scale: int) -> NDArray[np.float32]:
-    """Weights with a margin of one pixel, interpolated to ``scale`` times the resolution, of a part given without the margin."""
+    """Weights (with a margin of one pixel) interpolated to ``scale`` times the resolution; a part, given without it."""
     rows, columns = (slice(axis.start, axis.stop + 2) for axis in part)
     values = torch.from_numpy(share[rows, columns].copy())[None, None]
     large = F.interpolate(values, scale_factor=scale, mode="bilinear", align_corners=False)

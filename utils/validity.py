@@ -1,0 +1,146 @@
+"""Which pixels of an acquisition can be used, and which acquisitions a place is made from."""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+
+from utils.tiling import Box, Span
+
+Mask = NDArray[np.bool_]
+
+# Classes of Sentinel-2's scene classification (level 2A product definition): shadow, clouds of medium and high
+# probability, thin cirrus. Snow (11), dark and unclassified pixels stay.
+CLOUD_CLASSES = (3, 8, 9, 10)
+BAD_CLASSES = (0, 1)  # no data; saturated or defective
+CLOUD_MARGIN = 3  # pixels around a cloud that are left out: its haze, and the 20 m of the classification
+BRIGHT = 0.2  # blue reflectance above which a pixel may be cloud
+WHITE = 0.7  # a cloud's least blue / red: sand, bare soil and tiled roofs have less
+SMALL = 2  # bright spots of up to 2·2 pixels across (roofs, ships) are no clouds
+
+CELL = 32  # pixels on a side of the squares whose dates are chosen together
+FEATHER = 8  # pixels over which a square fades into its neighbour
+_BLOCK = 16  # cells on a side that are looked at together
+
+
+def has_data(raw: NDArray, masks: NDArray[np.uint8]) -> Mask:
+    """Where all bands of raw numbers (C, h, w) mean something, (h, w).
+
+    Not where GDAL's masks (nodata, alpha, mask bands) say no, at NaN and infinity, where all bands are 0 (the swath's
+    edge), or where one is saturated (65535, as products state it; 32767 in files of signed numbers).
+    """
+    saturated = min(65535, np.iinfo(raw.dtype).max) if raw.dtype.kind in "iu" and raw.dtype.itemsize > 1 else 65535
+    usable = (masks > 0) & np.isfinite(raw) & (raw < saturated)
+    return usable.all(axis=0) & (raw != 0).any(axis=0)
+
+
+def grow(mask: Mask, radius: int) -> Mask:
+    """A mask and all within ``radius`` pixels of it, rows and columns apart. A negative radius shrinks it."""
+    if radius == 0:
+        return mask
+    values = torch.from_numpy(mask if radius > 0 else ~mask).float()[None, None]
+    grown = F.max_pool2d(values, 2 * abs(radius) + 1, stride=1, padding=abs(radius))[0, 0].numpy() > 0
+    return grown if radius > 0 else ~grown
+
+
+def cloudy_classes(classes: NDArray[np.uint8]) -> Mask:
+    """Clouds, their shadows and what lies near them, from a scene classification (h, w)."""
+    return grow(np.isin(classes, CLOUD_CLASSES), CLOUD_MARGIN) | np.isin(classes, BAD_CLASSES)
+
+
+def cloudy_brightness(reflectance: NDArray[np.float32]) -> Mask:
+    """Clouds by how bright and white they are, from red, green, blue (3, h, w).
+
+    A stopgap for images without a classification. It finds thick clouds; it misses haze, thin cirrus and all shadows,
+    and takes snow, salt, surf and large white roofs for clouds.
+    """
+    red, blue = reflectance[0], reflectance[2]
+    bright = (blue > BRIGHT) & (blue > WHITE * red)
+    return grow(grow(grow(bright, -SMALL), SMALL), CLOUD_MARGIN)
+
+
+class DateChoice:
+    """For each cell of a fixed grid over the scene, the acquisitions that it is made from.
+
+    The choice looks at a cell's own pixels alone, so it is the same whatever windows are asked for.
+
+    Args:
+        valid: (acquisition, box) -> mask of its usable pixels in a box inside the scene.
+        offsets: days from the target date to each acquisition.
+        amount: how many are wanted.
+        min_valid: an acquisition is taken if at least this part of a cell is usable. Where too few are, the part of
+            the pixels that
+            any acquisition has counts instead (edges of swaths); where none is, any that has a usable pixel.
+    """
+
+    def __init__(
+        self,
+        *,
+        valid: Callable[[int, Box], Mask],
+        offsets: Sequence[int],
+        amount: int,
+        min_valid: float,
+        height: int,
+        width: int,
+    ) -> None:
+        self._valid = valid
+        self._near = sorted(range(len(offsets)), key=lambda i: (abs(offsets[i]), offsets[i]))
+        self._amount = amount
+        self._min_valid = min_valid
+        self._scene = Box(Span(0, height), Span(0, width))
+        self._blocks: dict[tuple[int, int], list[list[tuple[int, ...]]]] = {}
+
+    def cell(self, row: int, column: int) -> tuple[int, ...]:
+        """Acquisitions of a cell, nearest to the target date first; fewer than ``amount`` where there are no more."""
+        block = row // _BLOCK, column // _BLOCK
+        if block not in self._blocks:
+            self._blocks[block] = self._choose(*block)
+        return self._blocks[block][row % _BLOCK][column % _BLOCK]
+
+    def _choose(self, block_row: int, block_column: int) -> list[list[tuple[int, ...]]]:
+        side = _BLOCK * CELL
+        box = Box(*(Span(i * side, (i + 1) * side) for i in (block_row, block_column))).within(self._scene)
+        pixels = _per_cell(np.ones(box.shape, bool))
+        seen = np.zeros(box.shape, bool)
+        counts: dict[int, NDArray[np.int64]] = {}
+        enough = np.zeros(pixels.shape, int)
+        for acquisition in self._near:
+            if enough.min() >= self._amount:
+                break
+            mask = self._valid(acquisition, box)
+            seen |= mask
+            counts[acquisition] = _per_cell(mask)
+            enough += counts[acquisition] >= self._min_valid * pixels
+        ever = _per_cell(seen)
+
+        def chosen(i: int, j: int) -> tuple[int, ...]:
+            wanted = self._amount
+            for least in (self._min_valid * pixels[i, j], self._min_valid * ever[i, j], 1):
+                found = [a for a, count in counts.items() if count[i, j] >= max(least, 1)]
+                if len(found) >= wanted:
+                    break
+                wanted = 1  # nothing but the whole cell's pixels is asked for ``amount`` times
+            return tuple(found[: self._amount])
+
+        return [[chosen(i, j) for j in range(pixels.shape[1])] for i in range(pixels.shape[0])]
+
+
+def _per_cell(mask: Mask) -> NDArray[np.int64]:
+    """How many pixels of each cell of a block are set."""
+    height, width = mask.shape
+    rows = np.add.reduceat(mask.astype(np.int64), np.arange(0, height, CELL), axis=0)
+    return np.add.reduceat(rows, np.arange(0, width, CELL), axis=1)
+
+
+def feathered(labels: NDArray[np.integer], count: int) -> NDArray[np.float32]:
+    """How much each of ``count`` labels weighs, (count, h, w), from labels (h + 2·FEATHER, w + 2·FEATHER).
+
+    Each label's area is smoothed by the same kernel, so the weights sum to one and no border is sharp.
+    """
+    kernel = np.hanning(2 * FEATHER + 3)[1:-1]
+    taps = torch.from_numpy(kernel / kernel.sum()).float()
+    areas = torch.from_numpy(labels[None] == np.arange(count)[:, None, None]).float()[:, None]  # (count, 1, ...)
+    smooth = F.conv2d(F.conv2d(areas, taps.view(1, 1, -1, 1)), taps.view(1, 1, 1, -1))
+    return smooth[:, 0].numpy()
