@@ -32,7 +32,7 @@ from torch import Tensor
 from data_gen.dataset import Patch, PatchReader, Row, Unusable, find_geometry, read_rows, table_paths
 from utils.errors import DataError
 from utils.files import write_text
-from utils.radiometry import PUBLISHED_MAXIMA, matching_table, normalise_lr, reflectance
+from utils.radiometry import PUBLISHED_MAXIMA, count_levels, matching_table, normalise_lr, reflectance
 from utils.store import (
     BANDS,
     FOLDER,
@@ -334,9 +334,9 @@ def assemble(patches: list[Patch], *, geometry: Geometry, maxima: tuple[float, .
 
 
 def _tables(shard: Shard, prefix: str, row: int, hr: Tensor, lr: Tensor, maxima: tuple[float, ...]) -> None:
-    normalised = normalise_lr(reflectance(lr), maxima)
-    shard[f"{prefix}matching"][row] = matching_table(hr, normalised, method="histogram")
-    shard[f"{prefix}matching_moment"][row] = matching_table(hr, normalised, method="moment")
+    counts, normalised = count_levels(hr), normalise_lr(reflectance(lr), maxima)
+    shard[f"{prefix}matching"][row] = matching_table(counts, normalised, method="histogram")
+    shard[f"{prefix}matching_moment"][row] = matching_table(counts, normalised, method="moment")
 
 
 # ---------------------------------------------------------------------------------------------------------------------

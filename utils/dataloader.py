@@ -107,8 +107,8 @@ class BreizhSRDataset(Dataset[dict[str, Any]]):
             "mask": mask,
             "near": near,
             "table": table.clone(),
-            "key": shard["key"][row],
-            "index": position,
+            "keys": shard["key"][row],
+            "indices": position,
         }
 
     def _series(self, shard: dict[str, Any], row: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -142,8 +142,8 @@ class BreizhSRDataset(Dataset[dict[str, Any]]):
             mask=move("mask"),
             base=normalise_lr(base, self.maxima),  # interpolated first, clamped afterwards
             hr=apply_table(move("hr"), move("table")),
-            keys=raw["key"],
-            indices=raw["index"],
+            keys=raw["keys"],
+            indices=raw["indices"],
             near=move("near"),
         )
 
@@ -180,7 +180,7 @@ def collate(samples: list[Raw]) -> Raw:
         if isinstance(first, Tensor):
             batch[name] = torch.stack(values)
         else:
-            batch[name] = values if name == "key" else torch.tensor(values)
+            batch[name] = values if name == "keys" else torch.tensor(values)
     return batch
 
 

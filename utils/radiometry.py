@@ -84,18 +84,19 @@ def identity_table(channels: int = 3) -> Tensor:
     return normalise_hr(torch.arange(LEVELS)).repeat(channels, 1)
 
 
-def matching_table(hr: Tensor, lr: Tensor, *, method: str) -> Tensor:
-    """The table of spectral matching, (C, 256) float32: what each level of each band of ``hr`` becomes.
+def count_levels(hr: Tensor) -> Tensor:
+    """How many pixels of each band of an image (C, H, W) uint8 have each level: (C, 256) int64."""
+    return torch.from_numpy(np.stack([np.bincount(band.ravel(), minlength=LEVELS) for band in hr.numpy()]))
 
-    ``hr``: (C, H, W) uint8; ``lr``: (C, h, w) normalised, the acquisition that the colours are taken from;
-    ``method``: a key of MATCHINGS.
+
+def matching_table(counts: Tensor, lr: Tensor, *, method: str) -> Tensor:
+    """The table of spectral matching, (C, 256) float32: what each level of each band of the SPOT image becomes.
+
+    ``counts``: (C, 256) of `count_levels`; ``lr``: (C, h, w) normalised, the acquisition that the colours are taken
+    from; ``method``: a key of MATCHINGS.
     """
     levels = normalise_hr(torch.arange(LEVELS)).numpy()
-    match = MATCHINGS[method]
-    rows = [
-        match(levels, np.bincount(band.ravel(), minlength=LEVELS), reference)
-        for band, reference in zip(hr.numpy(), lr.numpy(), strict=True)
-    ]
+    rows = [MATCHINGS[method](levels, n, reference) for n, reference in zip(counts.numpy(), lr.numpy(), strict=True)]
     return torch.from_numpy(np.stack(rows).astype(np.float32))
 
 
