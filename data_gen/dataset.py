@@ -4,11 +4,9 @@ One row of a table is a patch: a SPOT-6/7 image and Sentinel-2 acquisitions of t
 be used is never a crash: an acquisition is dropped together with its date, a patch is skipped, and both say why.
 """
 
-import os
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -117,6 +115,7 @@ def _rows(table: Table) -> Iterator[Row]:
         if not isinstance(split[i], str) or not SPLIT_NAME.fullmatch(split[i]):
             raise DataError(f"{table.path}: row {key}: split is {str(split[i])[:40]!r}; train, val or test is expected")
         columns = {name: values[i] for name, values in further.items() if isinstance(values[i], (str, int, float))}
+        columns["dates_spot6"] = str(date[i])
         yield Row(key, split[i], hr[i], acquisitions[i], date[i], dates[i], columns)
 
 
@@ -155,7 +154,7 @@ def _is_date(x: Any) -> bool:
 class PatchReader:
     """Reads the rasters of rows, each once, cropped to one geometry.
 
-    ``select``: which acquisitions make the series: the `geometry.length` nearest in time, or the first ones in dict order.
+    ``select``: which acquisitions make the series: the `geometry.length` nearest in time, or the first in dict order.
     """
 
     def __init__(self, root: Path, *, geometry: Geometry, select: str = "nearest") -> None:
@@ -259,22 +258,13 @@ def to_int16(pixels: NDArray[Any], *, nodata: float | None) -> tuple[NDArray[np.
 
 def inside(root: Path, relative: str) -> Path:
     """The path of a file that a table names. Raises DataError where it leads out of ``root``, a resolved folder."""
-    folder, name = os.path.split(relative)
     try:
-        parent = _resolved(root / folder)
-        path = parent / name
-        if path.is_symlink():
-            path = path.resolve()
+        path = (root / relative).resolve()
     except (OSError, ValueError, RuntimeError):  # a loop of links, a zero byte, a name too long
         raise Unusable(f"no file can have the path {relative[:80]!r}") from None
-    if name in ("", ".", "..") or not path.is_relative_to(root):
+    if not path.is_relative_to(root):
         raise DataError(f"the table names {relative[:200]!r}, which leads out of {root}; put the data inside it")
     return path
-
-
-@lru_cache(maxsize=4096)
-def _resolved(folder: Path) -> Path:
-    return folder.resolve()
 
 
 class _opened:

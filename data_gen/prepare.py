@@ -52,6 +52,7 @@ from utils.store import (
 
 _TARGET_BYTES = 128 << 20  # of a shard
 _MOST_SAMPLES = 512  # in a shard
+_STARTING = 5  # seconds that a process must save to be worth starting
 _VALUES = 1 << 15  # reflectance × 10000 from 0 that 16 bits hold
 
 Say = Callable[[str], None]
@@ -119,14 +120,15 @@ def prepare(
     *,
     output: Path | None = None,
     options: Options,
-    workers: int = 1,
+    workers: int | None = None,
     say: Say,
     progress: Callable[[int], contextlib.AbstractContextManager[Advance]],
 ) -> Manifest:
     """Prepare the raw data set in ``root`` into ``output`` (default: its `preprocessed/`), and give back the manifest.
 
-    ``workers``: processes; 1 for this one alone. ``say`` gets a line at a time. ``progress(n)`` is entered with the
-    number of patches to do and gives what is called with each number done. Raises DataError.
+    ``workers``: processes; 1 for this one alone, None for as many as pay. ``say`` gets a line at a time.
+    ``progress(n)`` is entered with the number of patches to do and gives what is called with each number done.
+    Raises DataError.
     """
     folder = output or root / FOLDER
     paths = table_paths(root)
@@ -153,7 +155,7 @@ def prepare(
 def _carry_out(
     plan: Plan,
     *,
-    workers: int,
+    workers: int | None,
     say: Say,
     progress: Callable[[int], contextlib.AbstractContextManager[Advance]],
 ) -> Manifest:
@@ -162,8 +164,10 @@ def _carry_out(
     notes = _kept(plan, shards, say)
     missing = {name: rows for name, rows in shards.items() if name not in notes}
     patches = sum(map(len, missing.values()))
-    _estimate(plan, patches=patches, workers=min(workers, len(missing)), say=say)
-    with _pool(min(workers, len(missing))) as pool:
+    seconds = patches * _seconds_per_patch(plan)
+    workers = min(len(missing), workers or min(_cores(), 1 + int(seconds / _STARTING)))
+    _estimate(plan, patches=patches, seconds=seconds / max(1, workers), workers=workers, say=say)
+    with _pool(workers) as pool:
         maxima = _maxima(plan, pool)
         tasks = [
             Task(name, rows, plan.root, plan.folder, plan.options, plan.geometry, maxima, plan.fingerprint)
@@ -247,15 +251,14 @@ def _remove(folder: Path, *patterns: str) -> None:
             path.unlink()
 
 
-def _estimate(plan: Plan, *, patches: int, workers: int, say: Say) -> None:
+def _estimate(plan: Plan, *, patches: int, seconds: float, workers: int, say: Say) -> None:
     """Say what is to be done, and refuse what the disk has no room for."""
     needed = patches * shard_bytes(plan.geometry, samples=1, singles=0)
     free = shutil.disk_usage(plan.folder).free
-    seconds = patches * _seconds_per_patch(plan) / max(1, workers)
     size = plan.geometry.hr_size
     say(
         f"{patches} patches of {size}×{size} to prepare: about {_bytes(needed)} ({_bytes(free)} free), "
-        f"{_duration(seconds)} with {max(1, workers)} process{'es' if workers > 1 else ''}"
+        f"{_duration(seconds)} with {workers} process{'' if workers == 1 else 'es'}"
     )
     if needed > free:
         raise DataError(f"{plan.folder}: {_bytes(needed)} are needed, {_bytes(free)} are free; choose another --output")
@@ -402,6 +405,10 @@ def _pool(workers: int) -> Iterator[ProcessPoolExecutor | None]:
         yield pool
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _start_worker() -> None:

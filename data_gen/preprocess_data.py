@@ -5,7 +5,6 @@ python data_gen/preprocess_data.py ROOT [--max_s2_images 8] [--select nearest|fi
 """
 
 import contextlib
-import os
 import signal
 import sys
 from argparse import Namespace
@@ -34,7 +33,7 @@ def _parser() -> Parser:
         default="nearest",
         help="which ones: the nearest in time, or the first of the table as the reference implementation takes them",
     )
-    parser.add_argument("--workers", type=int, default=_cores(), metavar="N", help="processes (default: the cores)")
+    parser.add_argument("--workers", type=int, metavar="N", help="processes (default: the cores, where it pays)")
     parser.add_argument("--output", type=Path, metavar="DIR", help="where to (default ROOT/preprocessed)")
     parser.add_argument("--strict", action="store_true", help="what can't be used is an error")
     parser.add_argument(
@@ -46,12 +45,8 @@ def _parser() -> Parser:
     return parser
 
 
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def _main(options: Namespace) -> None:
-    if options.max_s2_images < 1 or options.workers < 1:
+    if options.max_s2_images < 1 or (options.workers is not None and options.workers < 1):
         raise ConfigError("--max_s2_images and --workers must be 1 or more")
     if options.percentiles is not None and not 0 < options.percentiles <= 100:
         raise ConfigError("--percentiles must lie in (0, 100]")
