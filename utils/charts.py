@@ -1,6 +1,6 @@
 """Small charts as SVG text: histograms, lines with intervals, rows of differences.
 
-They stand in a page, or by themselves with `standalone`. Colours come from classes, so that a page can have a dark mode.
+They stand in a page, or by themselves with `standalone`. Colours are classes, so that a page can have a dark mode.
 """
 
 import math
@@ -35,7 +35,7 @@ class Axis(NamedTuple):
 class Line(NamedTuple):
     """Points of one method, with intervals where there are any (NaN: none)."""
 
-    name: str  # a key of COLOURS, or any other name
+    name: str  # a key of COLOURS
     x: ArrayLike
     y: ArrayLike
     low: ArrayLike | None = None
@@ -68,10 +68,20 @@ def histogram(values: Mapping[str, ArrayLike], *, label: str, bins: int = 24) ->
 
 
 def lines(
-    series: Sequence[Line], *, x: str, y: str, log: bool = False, texts: Mapping[float, str] | None = None
+    series: Sequence[Line],
+    *,
+    x: str,
+    y: str,
+    log: bool = False,
+    texts: Mapping[float, str] | None = None,
+    mark: float | None = None,
 ) -> str:
-    """Values against x, with intervals as bars. ``log``: both axes show powers of ten."""
-    ready = []
+    """Values against x, with intervals as bars.
+
+    ``log``: both axes are logarithmic, positions are powers of ten. ``texts``: labels at positions of x, in place of
+    numbers. ``mark``: a position of x with a dashed line.
+    """
+    ready: list[tuple[str, list[np.ndarray]]] = []
     for line in series:
         columns = [np.asarray(line.x, dtype=float), np.asarray(line.y, dtype=float)]
         bounds = [np.asarray(columns[1] if side is None else side, dtype=float) for side in (line.low, line.high)]
@@ -80,15 +90,15 @@ def lines(
             with np.errstate(divide="ignore", invalid="ignore"):
                 columns = [np.log10(column) for column in columns]
         keep = np.isfinite(columns).all(axis=0)
-        ready.append((line.name, *(column[keep] for column in columns)))
-    if not any(len(row[1]) for row in ready):
+        ready.append((line.name, [column[keep] for column in columns]))
+    if not any(len(columns[0]) for _, columns in ready):
         return empty("no finite values")
-    xs, lows, highs = (np.concatenate([row[i] for row in ready]) for i in (1, 3, 4))
+    xs, lows, highs = (np.concatenate([columns[i] for _, columns in ready]) for i in (0, 2, 3))
     axes = Axis(x, *_padded(xs.min(), xs.max()), log, texts), Axis(y, *_padded(lows.min(), highs.max()), log)
 
     def body(px: Callable[[float], float], py: Callable[[float], float]) -> str:
-        parts = []
-        for index, (name, at, mean, low, high) in enumerate(ready):
+        parts = [] if mark is None else [f'<path class="zero" d="M{px(mark):.1f} {_TOP}V{HEIGHT - _BOTTOM}"/>']
+        for index, (name, (at, mean, low, high)) in enumerate(ready):
             shift = 0 if log else 3 * (index - (len(ready) - 1) / 2)  # bars beside each other
             points = [(px(a) + shift, py(m)) for a, m in zip(at, mean, strict=True)]
             path = " ".join(f"{a:.1f},{m:.1f}" for a, m in points)
@@ -145,7 +155,7 @@ def style(*, dark: bool = False) -> str:
     rules = [
         f".chart text{{font:12px system-ui,sans-serif;fill:{ink}}}",
         f".chart .grid{{stroke:{faint};fill:none}}.chart .zero{{stroke:{ink};stroke-dasharray:4 3}}",
-        ".chart .area{fill-opacity:.18;stroke-width:1.6}.chart .line{fill:none;stroke-width:1.8}.chart .bar{stroke-width:2.4}",
+        ".chart .area{fill-opacity:.18;stroke-width:1.6}.chart .line{stroke-width:1.8}.chart .bar{stroke-width:2.4}",
     ]
     for name, colours in COLOURS.items():
         colour = colours[dark]

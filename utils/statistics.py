@@ -23,8 +23,8 @@ class Summary(NamedTuple):
     std: float  # over patches, of the sample
     low: float
     high: float
-    count: int
-    left_out: int  # values that are not finite: identical images, or a metric that is not defined
+    number: int  # of finite values
+    left_out: int  # the others: identical images, or a metric that is not defined
 
 
 class Difference(NamedTuple):
@@ -38,6 +38,11 @@ class Difference(NamedTuple):
     equal: int
     sign_p: float  # two-sided p-value of the sign test
     wilcoxon_p: float  # and of Wilcoxon's signed-rank test
+
+    @property
+    def pairs(self) -> int:
+        """How many patches were compared."""
+        return self.more + self.less + self.equal
 
     @property
     def direction(self) -> int:

@@ -1,0 +1,88 @@
+"""The pictures of the report: which patches are shown, and how they stand in the page."""
+
+import base64
+import io
+from collections.abc import Mapping, Sequence
+from html import escape
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+from PIL import Image
+
+from utils.images import Picture
+from utils.metric_table import METRICS
+from utils.patch_table import methods
+from utils.verdict import worst
+
+LARGEST = 400  # pixels; of larger pictures the page shows the middle
+
+
+class Example(NamedTuple):
+    """A patch that the page shows."""
+
+    title: str  # best, median, worst
+    row: int  # its position in the rows
+    pictures: Mapping[str, Picture]  # by name, in the order shown; the slider compares "result" and "truth"
+
+
+def choose_examples(values: Sequence[float], *, metric: str = "psnr", number: int = 2) -> list[tuple[str, int]]:
+    """The ``number`` best, median and worst patches by their metric, as (title, position); each patch once."""
+    worst_first = worst(metric, values, number=len(values))
+    middle = max(0, (len(worst_first) - number) // 2)
+    groups = {"best": worst_first[::-1][:number], "worst": worst_first[:number]}
+    groups["median"] = worst_first[middle : middle + number]
+    taken: dict[int, str] = {}
+    for title, positions in groups.items():
+        for position in positions:
+            taken.setdefault(position, title)
+    order = ("best", "median", "worst")
+    return sorted(((title, position) for position, title in taken.items()), key=lambda chosen: order.index(chosen[0]))
+
+
+def note(examples: Sequence[Example]) -> str:
+    sizes = [max(pixels.shape[:2]) for example in examples for pixels in example.pictures.values()]
+    return f"Of each patch the middle {LARGEST} pixels." if sizes and max(sizes) > LARGEST else ""
+
+
+def render(table: pd.DataFrame, example: Example, *, metric: str) -> str:
+    """One patch as HTML: a slider between result and truth, and all of its pictures."""
+    how, key = METRICS[metric], table["key"].iloc[example.row]
+    values = {name: column[example.row] for name, column in methods(table, metric).items()}
+    figures = []
+    for name, pixels in middle(example.pictures).items():
+        value = values.get(name, np.nan)
+        number = "" if np.isnan(value) else f"<br>{escape(how.with_unit(how.format(value)))}"
+        image = f'<img src="{_data_url(pixels)}" alt="{escape(f"{name} of patch {key}")}">'
+        button = f'<button type="button" data-name="{escape(name)}" aria-pressed="false">{image}</button>'
+        figures.append(f"<figure>{button}<figcaption>{escape(name)}{number}</figcaption></figure>")
+    slider = (
+        '<div><div class="slider" style="--at:50%" hidden><img alt=""><img alt=""><span></span><span></span>'
+        '<input type="range" min="0" max="100" value="50" aria-label="where the truth begins"></div>'
+        '<div class="controls" hidden><button type="button" class="flip">Flip</button></div></div>'
+    )
+    heading = f"<h3>{escape(f'{example.title}: patch {key}')}</h3>"
+    row = f'<div class="row">{"".join(figures)}</div>'
+    return f'<article class="example">{heading}{slider}{row}</article>'
+
+
+def middle(pictures: Mapping[str, Picture]) -> dict[str, Picture]:
+    """The same middle part of all pictures of one patch, of at most LARGEST pixels in the largest of them."""
+    sides = [side for pixels in pictures.values() for side in pixels.shape[:2]]
+    if not sides or max(sides) <= LARGEST:
+        return dict(pictures)
+    coarsest = min(sides)
+    kept = max(1, coarsest * LARGEST // max(sides)) / coarsest  # whole pixels of the coarsest picture
+
+    def cut(side: int) -> slice:
+        start = round((coarsest - round(kept * coarsest)) // 2 * side / coarsest)
+        return slice(start, start + round(kept * side))
+
+    return {name: pixels[cut(pixels.shape[0]), cut(pixels.shape[1])] for name, pixels in pictures.items()}
+
+
+def _data_url(pixels: Picture) -> str:
+    """A picture inside the page, lossless."""
+    buffer = io.BytesIO()
+    Image.fromarray(np.ascontiguousarray(pixels)).save(buffer, format="WEBP", lossless=True, quality=80, method=4)
+    return "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode()

@@ -1,0 +1,85 @@
+"""What differences mean, in words: shared by the report of one experiment and the comparison of several."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from numpy.typing import ArrayLike
+from scipy import stats
+
+from utils.metric_table import METRICS
+from utils.statistics import Difference, format_p
+
+UNCLEAR = "no clear difference"
+
+
+def judgement(metric: str, difference: Difference) -> str:
+    """ "better", "worse" or "no clear difference", by the interval of the mean difference."""
+    direction = difference.direction * (1 if METRICS[metric].higher_is_better else -1)
+    return {1: "better", -1: "worse", 0: UNCLEAR}[direction]
+
+
+def wins(metric: str, difference: Difference) -> int:
+    """Patches on which the first of the two is better."""
+    return difference.more if METRICS[metric].higher_is_better else difference.less
+
+
+def interval(metric: str, low: float, high: float, *, sign: bool = False) -> str:
+    """A 95% interval as text."""
+    if not np.isfinite([low, high]).all():
+        return "not known"
+    how = METRICS[metric]
+    return f"{how.format(low, sign=sign)} to {how.format(high, sign=sign)}"
+
+
+def difference_sentence(metric: str, difference: Difference, *, name: str, reference: str) -> str:
+    """By how much ``name`` differs from ``reference`` in one metric, and how sure that is."""
+    how = METRICS[metric]
+    words = judgement(metric, difference)
+    amount = f"{how.label} {how.with_unit(how.format(difference.mean, sign=True))} on average"
+    sure = f"95% interval {interval(metric, difference.low, difference.high, sign=True)}"
+    counted = f"better on {wins(metric, difference)} of {difference.pairs} patches"
+    test = f"Wilcoxon test {format_p(difference.wilcoxon_p)}"
+    verb = f"shows {UNCLEAR} to" if words == UNCLEAR else f"is {words} than"
+    return f"{name} {verb} {reference}: {amount} ({sure}; {counted}; {test})."
+
+
+def tally_sentence(differences: Mapping[str, Difference], *, reference: str) -> str:
+    """In how many metrics it is better, worse or neither."""
+    groups: dict[str, list[str]] = {}
+    for metric, difference in differences.items():
+        groups.setdefault(judgement(metric, difference), []).append(METRICS[metric].label)
+    parts = [
+        f"{words} in {len(groups[words])} ({', '.join(groups[words])})"
+        for words in ("better", "worse", UNCLEAR)
+        if words in groups
+    ]
+    return f"Of {len(differences)} metrics against {reference}: {'; '.join(parts)}."
+
+
+def link_sentence(metric: str, values: ArrayLike, factor: ArrayLike, *, factor_name: str) -> str | None:
+    """Whether a metric goes with a factor over patches (Spearman's rank correlation); None where that can't be said."""
+    x, y = np.asarray(factor, dtype=float), np.asarray(values, dtype=float)
+    both = np.isfinite(x) & np.isfinite(y)
+    if both.sum() < 5 or len(np.unique(x[both])) < 2 or len(np.unique(y[both])) < 2:
+        return None
+    rho, p = stats.spearmanr(x[both], y[both])
+    how = METRICS[metric]
+    if p >= 0.05:
+        return f"No clear link between {how.label} and {factor_name} (Spearman ρ {rho:+.2f}, {format_p(p)})."
+    change = "better" if (rho > 0) == how.higher_is_better else "worse"
+    strength = "clearly" if abs(rho) >= 0.5 else "somewhat" if abs(rho) >= 0.2 else "slightly"
+    return f"The larger {factor_name}, the {strength} {change} {how.label} (Spearman ρ {rho:+.2f}, {format_p(p)})."
+
+
+def worst(metric: str, values: ArrayLike, *, number: int) -> list[int]:
+    """Positions of the worst values, the worst first; NaN is never among them."""
+    numbers = np.asarray(values, dtype=float)
+    badness = -numbers if METRICS[metric].higher_is_better else numbers
+    order = np.argsort(np.where(np.isnan(badness), -np.inf, badness), kind="stable")[::-1]
+    return [int(i) for i in order[:number] if not np.isnan(numbers[i])]
+
+
+def join(names: Sequence[object]) -> str:
+    """ "a, b and c"."""
+    texts = [str(name) for name in names]
+    return texts[0] if len(texts) == 1 else f"{', '.join(texts[:-1])} and {texts[-1]}"
