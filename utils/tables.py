@@ -6,28 +6,21 @@ their bytes, time stamps from their integers, columns from the blocks that panda
 numpy, geopandas or shapely is ever made by a file, and tables of pandas 1.0 to 3.x (protocols 2 to 5) look the same.
 """
 
-import datetime
 import pickle
-import re
 import struct
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from utils.errors import DataError
-
-Key = int | str
+from utils.records import Decoder, Key, Record
 
 # What tables name, by module. Names moved between releases of pandas and numpy: all places they lived in are listed.
 _ALLOWED = {
     "builtins": "slice bytearray",
     "collections": "OrderedDict",
-    "copyreg": "_reconstructor",
     "_codecs": "encode",
     "datetime": "date datetime timedelta timezone",
-    "zoneinfo": "ZoneInfo._unpickle ZoneInfo",
     "pytz": "_UTC _p",
     "dateutil.tz.tz": "tzutc tzlocal tzfile",
     "numpy": "dtype ndarray",
@@ -83,10 +76,7 @@ _ALLOWED = {
 }
 ALLOWED = frozenset((module, name) for module, names in _ALLOWED.items() for name in names.split())
 
-_PYTHON_2_MODULES = {"__builtin__": "builtins", "copy_reg": "copyreg"}  # protocol 2 keeps these old names
-_RESOLUTIONS = {7: "s", 8: "ms", 9: "us", 10: "ns"}  # numpy's codes of datetime units, as pandas writes them
-_MOST_ROWS = 100_000_000
-_DTYPE = re.compile(r"(b1|[iu][1248]|f[248]|S\d+|U\d+|O8|M8|m8)\Z")
+_PYTHON_2_MODULES = {"__builtin__": "builtins"}  # protocol 2 keeps the old name
 
 
 @dataclass(frozen=True)
@@ -118,38 +108,15 @@ def read_table(path: Path) -> Table:
     try:
         with path.open("rb") as file:
             recorded = _Unpickler(file, path).load()
-        return _table(recorded, path)
+        index, columns = Decoder().table(recorded)
+        return Table(path=path, index=index, columns=columns)
     except DataError:
         raise
     except OSError as error:
         raise DataError(f"{path}: can't be read: {error.strerror}") from error
     except Exception as error:  # a damaged file can fail anywhere in its reading, in any way
-        raise DataError(f"{path}: not a pickled pandas table ({type(error).__name__}: {error})") from error
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# Recording
-
-
-class _Record:
-    """What a file says of one object: the arguments it is made with, and its state. Nothing is done with them."""
-
-    origin = ""
-    arguments: tuple[Any, ...]
-    state: Any
-
-    def __new__(cls, *arguments: Any) -> "_Record":
-        record = super().__new__(cls)
-        record.arguments = arguments
-        record.state = None
-        return record
-
-    def __setstate__(self, state: Any) -> None:
-        self.state = state
-
-    def __setitem__(self, key: Any, value: Any) -> None:  # how an OrderedDict is filled
-        self.state = self.state or {}
-        self.state[key] = value
+        reason = f"{type(error).__name__}: {error}"[:200]
+        raise DataError(f"{path}: not a pickled pandas table ({reason!r})") from error
 
 
 class _Unpickler(pickle._Unpickler):
@@ -160,17 +127,17 @@ class _Unpickler(pickle._Unpickler):
     def __init__(self, file: Any, path: Path) -> None:
         super().__init__(file)
         self._path = path
-        self._classes: dict[tuple[str, str], type[_Record]] = {}
+        self._classes: dict[tuple[str, str], type[Record]] = {}
 
-    def find_class(self, module: str, name: str) -> type[_Record]:
+    def find_class(self, module: str, name: str) -> type[Record]:
         module = _PYTHON_2_MODULES.get(module, module)
         if (module, name) not in ALLOWED:
             raise DataError(
-                f"{self._path}: refused: it asks for {module}.{name}, which no table needs; the file may be hostile, "
-                "or its table has columns of a kind that must be left out"
+                f"{self._path}: refused: it asks for {f'{module}.{name}'[:200]!r}, which no table needs; "
+                "the file may be hostile, or have columns of a kind that must be left out"
             )
         if (module, name) not in self._classes:
-            self._classes[module, name] = type(name, (_Record,), {"origin": f"{module}.{name}"})
+            self._classes[module, name] = type(name, (Record,), {"origin": f"{module}.{name}"})
         return self._classes[module, name]
 
     def load_bytearray8(self) -> None:
@@ -178,212 +145,3 @@ class _Unpickler(pickle._Unpickler):
         self.append(bytearray(self.read(size)))  # type: ignore[attr-defined]  # the original allocates first
 
     dispatch[pickle.BYTEARRAY8[0]] = load_bytearray8  # type: ignore[assignment]
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# Reading the records
-
-
-def _name(x: Any) -> str:
-    """The last part of what a record (or the class of one) stands for; "" for anything else."""
-    origin = x.origin if isinstance(x, _Record) or (isinstance(x, type) and issubclass(x, _Record)) else ""
-    return origin.rpartition(".")[2]
-
-
-def _bytes(x: Any) -> bytes:
-    if isinstance(x, (bytes, bytearray)):
-        return bytes(x)
-    if _name(x) == "encode":  # how protocol 2 writes bytes
-        return x.arguments[0].encode("latin1")
-    if _name(x) in ("bytearray", "py_buffer"):
-        return _bytes(x.arguments[0]) if x.arguments else b""
-    raise ValueError("bytes expected")
-
-
-def _dtype(x: Any) -> np.dtype:
-    """A numpy type from its record; never by numpy's own unpickling, which believes inconsistent states."""
-    if _name(x) in ("PandasDtype", "NumpyEADtype"):
-        x = x.state["_dtype"]
-    code = x.arguments[0]
-    if not (isinstance(code, str) and _DTYPE.match(code)):
-        raise ValueError(f"unexpected array type {str(code)[:20]!r}")
-    order = x.state[1] if x.state and x.state[1] in ("<", ">") else "|"
-    if code[0] in "Mm":
-        unit = _bytes(x.state[8][1][0]).decode() if not isinstance(x.state[8][1][0], str) else x.state[8][1][0]
-        code = f"{code}[{unit}]"
-    return np.dtype(code if code == "O8" else order + code)
-
-
-def _shaped(data: Any, dtype: np.dtype, shape: Any, *, fortran: bool) -> np.ndarray:
-    if dtype.hasobject:
-        flat = np.empty(len(data), dtype=object)
-        for position, value in enumerate(data):  # one by one: numpy would look inside lists
-            flat[position] = value
-    else:
-        flat = np.frombuffer(_bytes(data), dtype=dtype)
-    return flat.reshape([int(n) for n in shape], order="F" if fortran else "C")
-
-
-def _masked(values: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    values = values.astype(object)
-    values[mask.astype(bool)] = None
-    return values
-
-
-def _arrow(x: Any) -> np.ndarray:
-    """Strings of Apache Arrow: offsets into one buffer of UTF-8, and a bitmap of what is present."""
-    if _name(x) == "chunked_array":
-        return np.concatenate([np.empty(0, dtype=object), *(_arrow(chunk) for chunk in x.arguments[0])])
-    kind, length, _, offset, (present, offsets, text), *_ = x.arguments[0]
-    alias = kind.arguments[0]
-    if alias not in ("string", "large_string"):
-        raise ValueError(f"unexpected arrow type {str(alias)[:20]!r}")
-    ends = np.frombuffer(_bytes(offsets), dtype="<i4" if alias == "string" else "<i8")[offset : offset + length + 1]
-    content = _bytes(text) if text is not None else b""
-    values = np.empty(length, dtype=object)
-    for position in range(len(values)):
-        values[position] = content[ends[position] : ends[position + 1]].decode()
-    if present is None:
-        return values
-    bits = np.unpackbits(np.frombuffer(_bytes(present), dtype=np.uint8), bitorder="little")[offset : offset + length]
-    return _masked(values, bits == 0)
-
-
-def _array(x: Any) -> np.ndarray | None:
-    """Any array, index or extension array; None for what is opaque (geometries)."""
-    name = _name(x)
-    if name == "_reconstruct":
-        _, shape, dtype, fortran, data = x.state
-        return _shaped(data, _dtype(dtype), shape, fortran=bool(fortran))
-    if name == "_frombuffer":
-        data, dtype, shape, order = x.arguments
-        return _shaped(data, _dtype(dtype), shape, fortran=order == "F")
-    if name in ("_new_Index", "_new_DatetimeIndex"):
-        state = x.arguments[1]
-        if "data" in state:
-            return _array(state["data"])
-        start, stop, step = (int(state[part]) for part in ("start", "stop", "step"))
-        labels = range(start, stop, step)
-        if len(labels) > _MOST_ROWS:
-            raise ValueError(f"{len(labels)} rows")
-        return np.array(labels)
-    if name == "__pyx_unpickle_NDArrayBacked":
-        dtype, data = (x.state or x.arguments[2])[:2]
-        values = _array(data if _name(data) in ("_reconstruct", "_frombuffer") else dtype)
-        if _name(x.arguments[0]) != "Categorical" or values is None:
-            return values
-        return _categories(dtype, values)
-    if name in ("BooleanArray", "IntegerArray", "FloatingArray"):
-        values, mask = _array(x.state["_data"]), _array(x.state["_mask"])
-        return None if values is None or mask is None else _masked(values, mask)
-    if name in ("ArrowStringArray", "ArrowStringArrayNumpySemantics"):
-        return _arrow(x.state["_pa_array"] if "_pa_array" in x.state else x.state["_data"])
-    if name == "Categorical":
-        codes = _array(x.state["_codes"])
-        return None if codes is None else _categories(x.state["_dtype"], codes)
-    if name in ("DatetimeArray", "TimedeltaArray", "StringArray", "PandasArray", "NumpyExtensionArray"):
-        return _array(x.state["_data"] if "_data" in x.state else x.state["_ndarray"])
-    return None
-
-
-def _categories(dtype: Any, codes: np.ndarray) -> np.ndarray | None:
-    """What a categorical stands for; code −1 is a missing value."""
-    names = _array(dtype.state["categories"])
-    return None if names is None else np.concatenate([names.astype(object), np.array([None])])[codes]
-
-
-def _time(x: Any) -> np.datetime64:
-    """A time stamp of pandas or datetime, in UTC."""
-    if _name(x) == "_unpickle_timestamp":
-        value, _, _, resolution = (*x.arguments, 10)[:4]
-        unit = _RESOLUTIONS[resolution]
-        return np.datetime64(int(value), unit).astype("M8[us]")  # type: ignore[call-overload]
-    if _name(x) == "Timestamp":  # pandas < 1.4
-        return np.datetime64(int(x.arguments[0]), "ns").astype("M8[us]")
-    state = x.arguments[0]
-    packed = state.encode("latin1") if isinstance(state, str) else _bytes(state)
-    if _name(x) == "date":
-        return np.datetime64(datetime.date(*struct.unpack(">HBB", packed)), "us")
-    year, month, day, hour, minute, second = struct.unpack(">HBBBBB", packed[:7])
-    moment = datetime.datetime(year, month & 127, day, hour, minute, second, int.from_bytes(packed[7:10], "big"))
-    return np.datetime64(moment - _utc_offset(x.arguments[1]) if len(x.arguments) > 1 else moment, "us")
-
-
-def _utc_offset(zone: Any) -> datetime.timedelta:
-    """Of fixed zones; what a named zone had on a day would need its rules, which pandas' own time stamps don't."""
-    if _name(zone) in ("_UTC", "tzutc"):
-        return datetime.timedelta(0)
-    if _name(zone) == "timezone":
-        return datetime.timedelta(*zone.arguments[0].arguments)
-    raise ValueError("a datetime in a named time zone; use pandas time stamps or UTC")
-
-
-def _value(x: Any) -> Any:
-    """A plain value (see Table)."""
-    if isinstance(x, np.datetime64):
-        return x.astype("M8[us]")
-    if isinstance(x, np.generic):
-        return None if isinstance(x, np.timedelta64) else x.item()
-    if x is None or isinstance(x, (str, int, float)):
-        return x
-    if isinstance(x, (list, tuple)):
-        return [_value(element) for element in x]
-    if isinstance(x, dict):
-        return {_value(key): _value(element) for key, element in x.items()}
-    name = _name(x)
-    if name == "OrderedDict":
-        return _value(dict(x.state or (x.arguments[0] if x.arguments else ())))
-    if name in ("_unpickle_timestamp", "Timestamp", "datetime", "date"):
-        return _time(x)
-    if name in ("_nat_unpickle", "__nat_unpickle", "NaT"):
-        return np.datetime64("NaT", "us")
-    if name == "scalar":
-        return _value(np.frombuffer(_bytes(x.arguments[1]), dtype=_dtype(x.arguments[0]))[0])
-    array = _array(x)
-    return None if array is None else [_value(element) for element in array]
-
-
-def _blocks(manager: Any) -> tuple[list[tuple[Any, Any]], list[Any]]:
-    """The (values, where they belong) of a frame, and its two axes: columns and rows."""
-    if manager.arguments:  # pandas >= 1.3
-        blocks, axes = manager.arguments
-        return [(block.arguments[0], block.arguments[1]) for block in blocks], axes
-    state = manager.state[3]["0.14.1"]
-    return [(block["values"], block["mgr_locs"]) for block in state["blocks"]], state["axes"]
-
-
-def _places(x: Any, size: int) -> list[int]:
-    """Which columns a block holds."""
-    if _name(x) == "slice":
-        return list(range(size))[slice(*x.arguments)]
-    places = _array(x)
-    if places is None:
-        raise ValueError("a block without places")
-    return [int(place) for place in places]
-
-
-def _table(frame: Any, path: Path) -> Table:
-    if _name(frame) not in ("DataFrame", "GeoDataFrame"):
-        raise DataError(f"{path}: holds {_name(frame) or type(frame).__name__}, a pandas DataFrame is expected")
-    blocks, (column_axis, row_axis) = _blocks(frame.state["_mgr"] if "_mgr" in frame.state else frame.state["_data"])
-    names, labels = _array(column_axis), _array(row_axis)
-    if names is None or labels is None:
-        raise ValueError("row or column labels of an unknown kind")
-    index = [_label(label) for label in labels]
-    columns: dict[str, list[Any]] = {}
-    for values, places in blocks:
-        array = _array(values)
-        block = None if array is None else array.reshape(-1, len(index))
-        for row, place in enumerate(_places(places, len(names))):
-            column = [None] * len(index) if block is None else [_value(element) for element in block[row]]
-            columns[str(names[place])] = column
-    ordered = {str(name): columns[str(name)] for name in names}
-    return Table(path=path, index=index, columns=ordered)
-
-
-def _label(x: Any) -> Key:
-    """A row label: whole numbers stay numbers, the rest is text."""
-    value = _value(x)
-    if isinstance(value, float) and value.is_integer():
-        return int(value)
-    return value if isinstance(value, int) and not isinstance(value, bool) else str(value)
