@@ -5,6 +5,7 @@ x_t = α_t x_0 + σ_t ε with α_t = √ā_t and σ_t = √(1 − ā_t) (Ho et a
 
 import math
 from dataclasses import dataclass, fields
+from functools import cached_property
 from typing import Self
 
 import torch
@@ -75,11 +76,15 @@ class Schedule:
     def timesteps(self) -> int:
         return len(self.betas)
 
+    @cached_property
+    def log_alphas_cumprod(self) -> list[float]:
+        """log ā_t in double precision, with the clean image (0) before t = 0: differences of it don't cancel."""
+        return [0.0, *torch.log1p(-self.betas.double()).cumsum(0).tolist()]
+
     def alpha_sigma(self, t: int) -> tuple[float, float]:
-        """(α_t, σ_t); t = -1 is the clean image: (1, 0). In double precision."""
-        if t < 0:
-            return 1.0, 0.0
-        return float(self.sqrt_alphas_cumprod[t]), float(self.sqrt_one_minus_alphas_cumprod[t])
+        """(α_t, σ_t); t = -1 is the clean image: (1, 0)."""
+        log_cumprod = self.log_alphas_cumprod[t + 1]
+        return math.exp(log_cumprod / 2), math.sqrt(-math.expm1(log_cumprod))
 
     def q_sample(self, x0: Tensor, t: Tensor, noise: Tensor) -> Tensor:
         """x_t for times t (B,); t = -1 is x0 itself."""
@@ -96,11 +101,11 @@ class Schedule:
 
         DDPM's equation 7 between any two times; the tables hold the case s = t - 1.
         """
-        alpha_t, sigma_t = self.alpha_sigma(t)
-        alpha_s, sigma_s = self.alpha_sigma(s)
-        ratio = alpha_t / alpha_s
-        beta = sigma_t**2 - (ratio * sigma_s) ** 2  # 1 - ā_t/ā_s without its cancellation
-        return alpha_s * beta / sigma_t**2, ratio * (sigma_s / sigma_t) ** 2, beta * (sigma_s / sigma_t) ** 2
+        log_ratio = self.log_alphas_cumprod[t + 1] - self.log_alphas_cumprod[s + 1]  # of ā_t/ā_s
+        beta = -math.expm1(log_ratio)
+        (_, sigma_t), (alpha_s, sigma_s) = self.alpha_sigma(t), self.alpha_sigma(s)
+        shrink = (sigma_s / sigma_t) ** 2
+        return alpha_s * beta / sigma_t**2, math.exp(log_ratio / 2) * shrink, beta * shrink
 
 
 def _at(table: Tensor, t: Tensor) -> Tensor:

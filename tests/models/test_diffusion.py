@@ -1,0 +1,248 @@
+from functools import partial
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from models import losses
+from models.diffusion import NOISE_LOSSES, SRDiff
+from models.samplers import Noise, ddpm, dpmpp_2m, time_grid
+from models.schedule import Schedule
+from models.series import Series
+from models.unet import UNet
+from tests.golden import Golden, names
+from tests.models.nets import BACKBONES, make_series, random_series, small_backbone, small_srdiff, srdiff_from
+from tests.models.test_losses import vgg_state
+
+
+def golden_series(inputs: dict[str, Any], scale: int) -> Series:
+    return make_series(inputs["img_lr"], inputs["dates"], inputs["alphas"], inputs["img_lr_up"], scale=scale)
+
+
+golden_diffusion = pytest.mark.parametrize("name", names("07_diffusion_*.pt"))
+
+
+@golden_diffusion
+def test_golden_losses(golden: Golden, name: str) -> None:
+    entry = golden.load(name)
+    hparams, inputs, outputs = entry["config"]["hparams"], entry["inputs"], entry["outputs"]
+    srdiff = srdiff_from(golden, entry)
+    compute = partial(
+        srdiff.training_losses,
+        golden_series(inputs, hparams["sr_scale"]),
+        inputs["img_hr"],
+        t=inputs["t"],
+        noise=inputs["noise"],
+        aux_l1=hparams["aux_l1_loss"],
+        aux_ssim=hparams["aux_ssim_loss"],
+    )
+    terms = compute(loss_type=hparams["loss_type"])
+    assert {key: term.item() for key, term in terms.items()} == pytest.approx(outputs["losses"], rel=1e-4)
+    sum(terms.values(), torch.zeros(())).backward()
+    norms = {key: p.grad.norm().item() for key, p in srdiff.named_parameters() if p.grad is not None}
+    assert norms == pytest.approx(outputs["grad_norms"], rel=1e-3, abs=1e-8)
+    for loss_type, expected in (outputs["q_loss_by_type"] or {}).items():
+        assert compute(loss_type=loss_type)["q"].item() == pytest.approx(expected, rel=1e-4)
+
+
+@golden_diffusion
+def test_golden_sampling(golden: Golden, name: str) -> None:
+    entry = golden.load(name)
+    hparams, inputs, outputs = entry["config"]["hparams"], entry["inputs"], entry["outputs"]
+    srdiff, timesteps = srdiff_from(golden, entry), hparams["timesteps"]
+    series = golden_series(inputs, hparams["sr_scale"])
+    steps: list[tuple[Tensor, Tensor]] = []
+
+    def noise(t: int, shape: torch.Size) -> Tensor:
+        given = inputs["sample_init"] if t == timesteps else inputs["sample_noises"][timesteps - 1 - t]
+        assert given.shape == shape
+        return given
+
+    def keep(step: int, t: int, x: Tensor, x0: Tensor) -> None:
+        assert (step, t) == (len(steps), timesteps - 1 - len(steps))
+        steps.append((srdiff.image(x, series.base), srdiff.image(x0, series.base)))
+
+    every_step = partial(ddpm, times=time_grid(timesteps, timesteps))
+    image, backbone = srdiff.sample(series, sampler=every_step, noise=noise, callback=keep)
+    ill_conditioned = hparams["use_ltae"]  # the normalisation of L-TAE magnifies rounding
+    difference = (image - outputs["result"]).abs()
+    assert difference.max() <= 2e-3 or ill_conditioned
+    assert difference.mean() <= (1e-3 if ill_conditioned else 2e-4)
+    torch.testing.assert_close(backbone.sr, outputs["rrdb_out"], rtol=0, atol=5e-3 if ill_conditioned else 1e-4)
+    for i, step in enumerate(outputs["steps_kept"]):
+        for ours, theirs in zip(steps[step], (outputs["steps_x"][i], outputs["steps_x_recon"][i]), strict=True):
+            assert (ours - theirs).abs().mean() <= 1e-3
+
+
+@pytest.mark.parametrize("name", names("07_res*.pt"))
+def test_golden_residual(golden: Golden, name: str) -> None:
+    entry = golden.load(name)
+    x, base = entry["inputs"]["x"], entry["inputs"]["img_lr_up"]
+    for case, expected in entry["outputs"].items():
+        options = dict(option.split("=") for option in case.split(","))
+        srdiff = small_srdiff(
+            "bicubic",
+            residual=options["res"] == "True",
+            clip_input=options["clip"] == "True",
+            residual_rescale=float(options["rescale"]),
+        )
+        torch.testing.assert_close(srdiff.residual(x, base), expected["img2res"], rtol=1e-6, atol=1e-6)
+        torch.testing.assert_close(srdiff.image(x, base), expected["res2img"], rtol=1e-6, atol=1e-6)
+
+
+def seeded_noise(seed: int = 0) -> Noise:
+    """A function of time and shape alone."""
+    return lambda t, shape: torch.randn(shape, generator=torch.Generator().manual_seed(seed * 1000 + t))
+
+
+def training_terms(srdiff: SRDiff, series: Series, **options: Any) -> dict[str, Tensor]:
+    hr = seeded_noise(7)(0, series.base.shape).clamp(-1, 1)
+    t = torch.arange(len(hr)) % srdiff.schedule.timesteps
+    return srdiff.training_losses(series, hr, t=t, noise=seeded_noise(8)(0, hr.shape), **options)
+
+
+every_backbone = pytest.mark.parametrize("name", [*BACKBONES, "bicubic"])
+
+
+@every_backbone
+@pytest.mark.parametrize("scale", [4, 8])
+def test_any_backbone_conditions(name: str, scale: int) -> None:
+    series = random_series(views=3, height=4, width=6, scale=scale)
+    srdiff = small_srdiff(name, scale=scale).eval()
+    sampler = partial(dpmpp_2m, times=time_grid(10, 4, "quadratic"))
+    image, backbone = srdiff.sample(series, sampler=sampler, noise=seeded_noise())
+    assert image.shape == series.base.shape
+    assert (image - series.base).abs().max() <= 0.5
+    assert backbone.features.shape[1] == srdiff.rrdb.feature_channels
+    other = series._replace(lr=-series.lr)  # the features reach the result
+    assert not torch.allclose(srdiff.sample(other, sampler=sampler, noise=seeded_noise())[0], image)
+
+
+@every_backbone
+def test_state_dict_is_tables_network_backbone(name: str) -> None:
+    keys = list(small_srdiff(name).state_dict())
+    assert keys[:12] == list(Schedule.cosine(10).tables())
+    parts = [key.split(".")[0] for key in keys[12:]]
+    assert parts == sorted(parts)  # all of denoise_fn, then all of rrdb
+    assert set(parts) == {"denoise_fn", "rrdb"} - ({"rrdb"} if name == "bicubic" else set())
+
+
+@pytest.mark.parametrize("name", list(BACKBONES))
+def test_a_fixed_backbone_stays_as_it_is(name: str) -> None:
+    srdiff = small_srdiff(name, fix_backbone=True).train()
+    assert srdiff.denoise_fn.training
+    assert not any(module.training for module in srdiff.rrdb.modules())
+    before = {key: value.clone() for key, value in srdiff.rrdb.state_dict().items()}
+    terms = training_terms(srdiff, random_series(), aux_l1=True, aux_ssim=True)
+    assert set(terms) == {"q"}
+    terms["q"].backward()
+    assert all(parameter.grad is None for parameter in srdiff.rrdb.parameters())
+    assert all(parameter.grad is not None for parameter in srdiff.denoise_fn.parameters())
+    assert all(torch.equal(value, before[key]) for key, value in srdiff.rrdb.state_dict().items())
+
+
+@pytest.mark.parametrize("name", list(BACKBONES))
+def test_a_backbone_that_trains_along_hears_of_the_noise_loss(name: str) -> None:
+    srdiff = small_srdiff(name, fix_backbone=False).train()
+    assert srdiff.rrdb.training
+    training_terms(srdiff, random_series())["q"].backward()
+    assert any(parameter.grad is not None and parameter.grad.any() for parameter in srdiff.rrdb.parameters())
+    assert not srdiff.eval().rrdb.training
+
+
+def test_auxiliary_losses_compare_the_backbone_with_the_truth() -> None:
+    srdiff, series = small_srdiff("rrdb", fix_backbone=False), random_series(height=4, width=4)
+    perceptual = losses.PerceptualLoss(vgg_state())
+    terms = training_terms(srdiff, series, aux_l1=True, aux_ssim=True, perceptual=perceptual)
+    hr, sr = seeded_noise(7)(0, series.base.shape).clamp(-1, 1), srdiff.rrdb(series).sr
+    assert list(terms) == ["q", "aux_l1", "aux_ssim", "aux_percep"]
+    torch.testing.assert_close(terms["aux_l1"], (sr - hr).abs().mean())
+    torch.testing.assert_close(terms["aux_ssim"], 1 - losses.ssim(sr, hr))
+    torch.testing.assert_close(terms["aux_percep"], perceptual(sr, hr))
+    sum((terms[key] for key in terms if key != "q"), torch.zeros(())).backward()
+    assert srdiff.rrdb.conv_first.weight.grad.any()  # type: ignore[union-attr, operator]
+    assert all(parameter.grad is None for parameter in srdiff.denoise_fn.parameters())
+
+
+def test_no_backbone_has_nothing_to_train_along() -> None:
+    srdiff = small_srdiff("bicubic", fix_backbone=False)
+    assert set(training_terms(srdiff, random_series(), aux_l1=True)) == {"q"}
+
+
+def test_without_residual_the_image_itself_is_diffused() -> None:
+    srdiff, series = small_srdiff("rrdb", residual=False).eval(), random_series()
+    hr = torch.randn_like(series.base)
+    assert torch.equal(srdiff.residual(hr, series.base), hr)
+    assert torch.equal(srdiff.image(hr, series.base), hr)
+    seen: list[Tensor] = []
+    condition_free = partial(first_input, seen=seen)
+    srdiff.sample(series, sampler=condition_free, noise=seeded_noise())
+    last = torch.full((2,), 9)
+    start = srdiff.schedule.q_sample(series.base, last, seeded_noise()(10, series.base.shape))
+    torch.testing.assert_close(seen[0], start)
+
+
+def first_input(
+    denoise: Any, x: Tensor, schedule: Schedule, *, noise: Noise, callback: Any, seen: list[Tensor]
+) -> Tensor:
+    seen.append(x)
+    return x
+
+
+def test_on_residuals_sampling_starts_from_noise_alone() -> None:
+    srdiff, series, seen = small_srdiff("rrdb").eval(), random_series(), []  # type: ignore[var-annotated]
+    image, _ = srdiff.sample(series, sampler=partial(first_input, seen=seen), noise=seeded_noise())
+    assert torch.equal(seen[0], seeded_noise()(10, series.base.shape))
+    torch.testing.assert_close(image, seen[0].clamp(-1, 1) / 2 + series.base)
+
+
+def test_samples_of_one_series_lie_side_by_side_and_share_one_condition() -> None:
+    srdiff, series = small_srdiff("rrdb").eval(), random_series()
+    calls: list[int] = []
+    srdiff.rrdb.register_forward_hook(lambda *_: calls.append(1))
+    srdiff.denoise_fn.cond_proj.register_forward_hook(lambda *_: calls.append(2))
+    every_step = partial(ddpm, times=time_grid(10, 10))
+    images, backbone = srdiff.sample(series, sampler=every_step, noise=seeded_noise(), samples=3)
+    assert calls == [1, 2]  # once, not once a step
+    assert backbone.sr.shape[0] == 2
+    assert images.shape[0] == 6
+    # Each is what it would be by itself with its part of the noise.
+    doubled = Series(*(part.repeat_interleave(3, 0) for part in series))
+    torch.testing.assert_close(srdiff.sample(doubled, sampler=every_step, noise=seeded_noise())[0], images)
+    assert not torch.allclose(images[0], images[1])
+
+
+@pytest.mark.parametrize("loss_type", list(NOISE_LOSSES))
+def test_loss_types_reach_the_network(loss_type: Any) -> None:
+    srdiff = small_srdiff("bicubic")
+    training_terms(srdiff, random_series(), loss_type=loss_type)["q"].backward()
+    assert srdiff.denoise_fn.final_conv[1].weight.grad.any()  # type: ignore[union-attr, operator, index]
+
+
+def test_tables_follow_the_model() -> None:
+    srdiff = small_srdiff("bicubic").double()
+    assert srdiff.schedule.betas is srdiff.betas
+    assert srdiff.schedule.betas.dtype == torch.float64
+
+
+def test_under_autocast_the_state_stays_float32_and_the_result_close() -> None:
+    series, sampler = random_series(), partial(ddpm, times=time_grid(10, 10))
+    srdiff = small_srdiff("rrdb").eval()
+    dtypes: set[torch.dtype] = set()
+
+    def look(step: int, t: int, x: Tensor, x0: Tensor) -> None:
+        dtypes.update((x.dtype, x0.dtype))
+
+    expected, _ = srdiff.sample(series, sampler=sampler, noise=seeded_noise())
+    with torch.autocast("cpu", torch.bfloat16):
+        image, _ = srdiff.sample(series, sampler=sampler, noise=seeded_noise(), callback=look)
+        assert training_terms(srdiff, series)["q"].dtype == torch.float32
+    assert dtypes == {torch.float32}
+    assert (image - expected).abs().mean() < 0.02
+
+
+def test_a_backbone_without_features_is_refused() -> None:
+    backbone = small_backbone("rrdb")
+    with pytest.raises(ValueError, match="no features"):
+        UNet(dim=8, dim_mults=(1, 2), cond_channels=backbone.feature_channels - backbone.feature_channels)

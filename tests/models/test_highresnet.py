@@ -1,0 +1,50 @@
+import pytest
+import torch
+
+from models.highresnet import HighResNet, RecursiveFusion, median_view
+from tests.golden import Golden, names
+from tests.models.nets import acquired, highresnet_from, make_series, random_series
+
+CLOSE = {"rtol": 1e-4, "atol": 2e-5}
+
+
+@pytest.mark.parametrize("name", names("02_hrnet*.pt"))
+def test_golden(golden: Golden, name: str) -> None:
+    entry = golden.load(name)
+    network = highresnet_from(entry["state_dict"], entry["config"]["network"])
+    for case, inputs in entry["inputs"].items():
+        with torch.no_grad():
+            prediction = network(make_series(inputs["lrs"], alphas=inputs["alphas"]))
+        torch.testing.assert_close(prediction.sr, entry["outputs"][case]["out"], **CLOSE)
+        torch.testing.assert_close(prediction.features, entry["outputs"][case]["fused"], **CLOSE)
+
+
+@pytest.mark.parametrize("alpha_residual", [True, False])
+def test_an_odd_number_of_views_drops_the_last(alpha_residual: bool) -> None:
+    fusion = RecursiveFusion(width=4, alpha_residual=alpha_residual)
+    x, alphas = torch.randn(2, 5, 4, 3, 6), torch.ones(2, 5)
+    torch.testing.assert_close(fusion(x, alphas), fusion(x[:, :4], alphas[:, :4]))
+
+
+def test_one_view_passes_as_it_is() -> None:
+    x = torch.randn(2, 1, 4, 3, 6)
+    assert torch.equal(RecursiveFusion(width=4)(x, torch.ones(2, 1)), x[:, 0])
+
+
+def test_a_padded_partner_adds_nothing() -> None:
+    fusion, x = RecursiveFusion(width=4), torch.randn(1, 2, 4, 3, 6)
+    assert torch.equal(fusion(x, torch.tensor([[1.0, 0.0]])), x[:, 0])
+    assert not torch.equal(fusion(x, torch.tensor([[0.0, 1.0]])), x[:, 0])
+
+
+def test_padding_enters_through_the_mask() -> None:
+    network, series = HighResNet(width=4), random_series(views=4)
+    assert not torch.equal(network(series).sr, network(acquired(series, 2)).sr)
+
+
+def test_median_is_the_lower_of_two_middle_values() -> None:
+    lr = torch.tensor([4.0, 1.0, 3.0, 2.0]).view(1, 4, 1, 1, 1)
+    assert median_view(lr).item() == 2
+    assert median_view(lr, torch.tensor([[True, False, True, False]])).item() == 3
+    assert median_view(lr, torch.tensor([[True, True, True, False]])).item() == 3
+    assert median_view(lr, torch.tensor([[True, True, True, True]])).item() == 2

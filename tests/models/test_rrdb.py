@@ -1,0 +1,68 @@
+import pytest
+import torch
+
+from models.rrdb import RRDBNet, clamp_to_unit
+from tests.golden import Golden, names
+from tests.models.nets import make_series, random_series, rrdb_from
+
+CLOSE = {"rtol": 1e-4, "atol": 2e-5}
+
+
+@pytest.mark.parametrize("name", names("01_rrdbnet_*.pt"))
+def test_golden(golden: Golden, name: str) -> None:
+    entry = golden.load(name)
+    network, x = rrdb_from(entry["state_dict"]), entry["inputs"]["x"]
+    with torch.no_grad():
+        prediction = network(make_series(x))
+        maps = network.encode((x + 1) / 2)
+    torch.testing.assert_close(prediction.sr, entry["outputs"]["out"], **CLOSE)
+    torch.testing.assert_close(maps, entry["outputs"]["feas"], **CLOSE)
+    chosen = entry["outputs"]["feas"][2::3]
+    assert prediction.features.shape[1] == network.feature_channels == sum(part.shape[1] for part in chosen)
+    if chosen:
+        torch.testing.assert_close(prediction.features, torch.cat(chosen, dim=1), **CLOSE)
+
+
+def test_clamps_agree_in_value_not_in_gradient() -> None:
+    x = torch.tensor([-0.3, 0.0, 0.4, 1.0, 1.7])
+    values, gradients = {}, {}
+    for straight_through in (True, False):
+        leaf = x.clone().requires_grad_()
+        values[straight_through] = clamp_to_unit(leaf, straight_through=straight_through)
+        values[straight_through].sum().backward()
+        gradients[straight_through] = leaf.grad
+    assert torch.equal(values[True], values[False])
+    assert torch.equal(gradients[True], torch.ones(5))
+    assert torch.equal(gradients[False], torch.tensor([0.0, 1.0, 1.0, 1.0, 0.0]))
+
+
+def test_a_channel_outside_the_range_learns_only_straight_through() -> None:
+    gradients = {}
+    for clamp in ("straight_through", "hard"):
+        torch.manual_seed(0)
+        network = RRDBNet(width=4, blocks=1, output_clamp=clamp)
+        with torch.no_grad():
+            network.conv_last.bias[1] = -10  # this channel starts below 0 everywhere
+        network(random_series(views=1)).sr.sub(0.5).abs().mean().backward()
+        gradients[clamp] = network.conv_last.bias.grad
+    assert gradients["hard"][1] == 0
+    assert gradients["straight_through"][1] != 0
+
+
+def test_takes_the_view_nearest_to_the_target_date() -> None:
+    series = random_series(views=3)._replace(dates=torch.tensor([[-9.0, 2.0, 4.0], [1.0, -5.0, -1.0]]))
+    network = RRDBNet(width=4, blocks=2).eval()
+    nearest = torch.stack([series.lr[0, 1], series.lr[1, 0]])  # the first of the two at distance 1
+    with torch.no_grad():
+        torch.testing.assert_close(network(series).sr, network(make_series(nearest)).sr)
+
+
+def test_a_single_block_gives_no_features() -> None:
+    network = RRDBNet(width=4, blocks=1)
+    assert network.feature_channels == 0
+    assert network(random_series(views=1)).features.shape[1] == 0
+
+
+def test_names_an_unknown_clamp() -> None:
+    with pytest.raises(ValueError, match="output_clamp"):
+        RRDBNet(width=4, blocks=1, output_clamp="soft")  # type: ignore[arg-type]
