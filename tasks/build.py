@@ -15,13 +15,12 @@ from models.schedule import Schedule
 from models.series import Backbone
 from models.unet import UNet
 from tasks.backbone import LOSSES, BackboneTask
-from tasks.experiment import Report
+from tasks.experiment import Report, translated
 from tasks.srdiff import SRDiffTask
 from tasks.task import Recipe, Task
 from utils.checkpoint import Saved, State, open_saved, read
 from utils.config import settings_from
 from utils.errors import ConfigError
-from utils.reference import is_reference, translate
 from utils.settings import Diffusion, Model, Settings
 
 
@@ -213,8 +212,8 @@ def resolve_conditioner(settings: Settings, *, report: Report) -> Conditioner:
         saved = open_saved(Path(diffusion.rrdb_ckpt), report=report)
         if saved.config is None:
             raise ConfigError(f"rrdb_ckpt {saved.path}: no config.yaml beside it says what backbone it is")
-        config = translate(saved.config)[0] if is_reference(saved.config) else saved.config
-        described = settings_from(config, source=f"configuration of {saved.path}")
+        source = f"configuration of {saved.path}"
+        described = settings_from(translated(saved.config, source=source), source=source)
         model = described.model
         if diffusion.conditioner and diffusion.conditioner != model.trainer_cls:
             raise ConfigError(

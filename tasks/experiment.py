@@ -60,7 +60,7 @@ def open_experiment(*, config: Path, name: str, hparams: str, reset: bool, repor
     folder = _folder(name)
     overrides = parse_hparams(hparams)
     exported = config.suffix != ".yaml" and config.is_file()
-    given = _ours(
+    given = translated(
         _exported_config(config) if exported else _plain(load_chain(config)), source=str(config), report=report
     )
     settings_from(given, source=str(config))
@@ -69,7 +69,7 @@ def open_experiment(*, config: Path, name: str, hparams: str, reset: bool, repor
         _move_aside(folder, report=report)
     standing = given
     if saved_file.is_file() and not exported:
-        saved = _ours(_plain(read_file(saved_file)), source=str(saved_file), report=lambda _: None)
+        saved = translated(_plain(read_file(saved_file)), source=str(saved_file))
         _compare(given, saved, overrides, config=config, folder=folder, report=report)
         standing = saved
     settings = settings_from(
@@ -96,8 +96,8 @@ def _exported_config(path: Path) -> Flat:
     return content["config"]
 
 
-def _ours(flat: Flat, *, source: str, report: Report) -> Flat:
-    """In our keys, whoever wrote it."""
+def translated(flat: Flat, *, source: str, report: Report = lambda _: None) -> Flat:
+    """A configuration in our keys, whoever wrote it. Raises ConfigError for a class that is not known."""
     if not is_reference(flat):
         return flat
     if flat["trainer_cls"] not in TASKS:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from tasks import predict
 from tasks import run as runs
 from utils.cli import Parser, run
 from utils.distributed import world
@@ -23,12 +24,15 @@ def parser() -> Parser:
     parsed.add_argument("--ckpt", help="for --infer and --predict: a file, a step, or best (default: the newest)")
     parsed.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps (default: auto)")
     parsed.add_argument("--dry_run", action="store_true", help="print what would be trained, and stop")
+    predict.add_arguments(parsed)
     return parsed
 
 
 def main(options: argparse.Namespace) -> None:
     with world(options.device) as here:
-        if options.infer:
+        if options.predict:
+            runs.predict(options, here)
+        elif options.infer:
             runs.infer(options, here)
         elif options.dry_run:
             runs.describe(options, here)

@@ -1,0 +1,52 @@
+"""Write one file that --infer, --predict, rrdb_ckpt and init_from take in place of an experiment's folder."""
+
+import argparse
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from tasks.experiment import code_version, packages, translated
+from utils.checkpoint import EXPORTED, FORMAT_VERSION, open_saved, write
+from utils.cli import Parser, run
+from utils.config import flatten, settings_from
+from utils.errors import CheckpointError, UserError
+
+
+def parser() -> Parser:
+    parsed = Parser(description=__doc__ or "")
+    parsed.add_argument("experiment", type=Path, help="an experiment's folder or one of its checkpoints")
+    parsed.add_argument("model", type=Path, help="the file to write")
+    parsed.add_argument("--ckpt", default="newest", help="a step, or best (default: the newest)")
+    parsed.add_argument("--overwrite", action="store_true", help="replace the file if it exists")
+    return parsed
+
+
+def main(options: argparse.Namespace) -> None:
+    """Averaged weights where there are any, configuration, normalisation, provenance; plain tensors."""
+    if options.model.exists() and not options.overwrite:
+        raise UserError(f"{options.model} exists; --overwrite replaces it")
+    saved = open_saved(options.experiment, which=options.ckpt, report=lambda line: sys.stderr.write(f"{line}\n"))
+    if saved.config is None:
+        raise CheckpointError(f"{saved.path}: no config.yaml beside it says what model it is")
+    settings = settings_from(translated(saved.config, source=str(saved.path)), source=f"configuration of {saved.path}")
+    content = {
+        "kind": EXPORTED,
+        "format_version": FORMAT_VERSION,
+        "config": flatten(settings),
+        "state_dict": saved.state,
+        "averaged": saved.averaged,
+        "global_step": saved.global_step,
+        "maxima": saved.content.get("maxima"),
+        "provenance": {"checkpoint": str(saved.path), "code": code_version(), "packages": packages()},
+    }
+    try:
+        write(options.model, content)
+    except OSError as error:
+        raise UserError(f"{options.model} can't be written: {error}") from None
+    weights = "averaged weights" if saved.averaged else "weights"
+    sys.stdout.write(f"{options.model}: {weights} of step {saved.global_step} of {saved.path}\n")
+
+
+if __name__ == "__main__":
+    run(main, parser())
