@@ -10,7 +10,7 @@ from models.bicubic import Bicubic
 from models.diffusion import SRDiff
 from models.highresnet import HighResNet
 from models.ltae import LTAEOptions
-from models.misr import HighResLTAE, RRDBHighResNet, RRDBLTAE
+from models.misr import RRDBLTAE, HighResLTAE, RRDBHighResNet
 from models.rrdb import RRDBNet
 from models.schedule import Schedule
 from models.series import Backbone, Series
@@ -74,6 +74,10 @@ BACKBONES: dict[str, Callable[..., Backbone]] = {
 }
 
 
+def channels_last(module: Any) -> Any:
+    return module.to(memory_format=torch.channels_last)
+
+
 def small_backbone(name: str, *, scale: int = 4, **options: Any) -> Backbone:
     torch.manual_seed(0)
     return Bicubic(scale=scale) if name == "bicubic" else BACKBONES[name](scale=scale, **options)
@@ -96,7 +100,7 @@ def _count(state: State, prefix: str) -> int:
     return len({name[len(prefix) :].split(".")[0] for name in state if name.startswith(prefix)})
 
 
-def _trunk_sizes(state: State) -> dict[str, int]:
+def _trunk_sizes(state: State) -> dict[str, Any]:
     width, channels = state["conv_first.weight"].shape[:2]
     growth = state["RRDB_trunk.0.RDB1.conv1.weight"].shape[0]
     return {"channels": channels, "width": width, "growth": growth, "blocks": _count(state, "RRDB_trunk.")}
@@ -110,7 +114,7 @@ def _deconv_scale(state: State) -> int:
     return 2 ** len([name for name in state if name.startswith("deconv") and name.endswith("0.weight")])
 
 
-def _encoder_sizes(state: State) -> dict[str, int]:
+def _encoder_sizes(state: State) -> dict[str, Any]:
     width, both = state["init_layer.0.weight"].shape[:2]
     return {"channels": both // 2, "width": width, "layers": _count(state, "res_layers.")}
 

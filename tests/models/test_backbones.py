@@ -7,7 +7,7 @@ import torch
 
 from models.bicubic import Bicubic
 from models.upsampling import doublings
-from tests.models.nets import BACKBONES, double, random_series, small_backbone
+from tests.models.nets import BACKBONES, channels_last, double, random_series, small_backbone
 
 every_backbone = pytest.mark.parametrize("name", [*BACKBONES, "bicubic"])
 every_network = pytest.mark.parametrize("name", list(BACKBONES))
@@ -36,7 +36,7 @@ def test_base_residual_predicts_the_difference(name: str) -> None:
     # Nothing clamps it: a large last bias comes out as it is.
     last = [parameter for key, parameter in network.named_parameters() if key.endswith(".bias") or key == "bias"][-1]
     with torch.no_grad():
-        last += 3
+        last.add_(3)
     torch.testing.assert_close(network(series).sr - series.base, difference + 3)
 
 
@@ -62,9 +62,7 @@ def test_bfloat16_and_channels_last_stay_close(name: str) -> None:
     series, network = random_series(height=8), small_backbone(name).eval()
     with torch.no_grad():
         expected = network(series).sr
-        torch.testing.assert_close(
-            network.to(memory_format=torch.channels_last)(series).sr, expected, rtol=0, atol=1e-4
-        )
+        torch.testing.assert_close(channels_last(network)(series).sr, expected, rtol=0, atol=1e-4)
         with torch.autocast("cpu", torch.bfloat16):
             half = network(series).sr
     assert (half.float() - expected).abs().mean() < 0.02
@@ -72,7 +70,7 @@ def test_bfloat16_and_channels_last_stay_close(name: str) -> None:
 
 @every_network
 def test_trains_under_autocast(name: str) -> None:
-    network = small_backbone(name).to(memory_format=torch.channels_last).train()
+    network = channels_last(small_backbone(name)).train()
     with torch.autocast("cpu", torch.bfloat16):
         loss = network(random_series()).sr.float().abs().mean()
     loss.backward()

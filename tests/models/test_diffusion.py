@@ -217,7 +217,7 @@ def test_samples_of_one_series_lie_side_by_side_and_share_one_condition() -> Non
 def test_loss_types_reach_the_network(loss_type: Any) -> None:
     srdiff = small_srdiff("bicubic")
     training_terms(srdiff, random_series(), loss_type=loss_type)["q"].backward()
-    assert srdiff.denoise_fn.final_conv[1].weight.grad.any()  # type: ignore[union-attr, operator, index]
+    assert srdiff.denoise_fn.final_conv[1].weight.grad.any()  # type: ignore[union-attr, operator]
 
 
 def test_tables_follow_the_model() -> None:

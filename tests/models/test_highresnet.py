@@ -1,3 +1,5 @@
+from typing import Any
+
 import pytest
 import torch
 
@@ -5,7 +7,7 @@ from models.highresnet import HighResNet, RecursiveFusion, median_view
 from tests.golden import Golden, names
 from tests.models.nets import acquired, highresnet_from, make_series, random_series
 
-CLOSE = {"rtol": 1e-4, "atol": 2e-5}
+CLOSE: dict[str, Any] = {"rtol": 1e-4, "atol": 2e-5}
 
 
 @pytest.mark.parametrize("name", names("02_hrnet*.pt"))

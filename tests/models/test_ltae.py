@@ -11,13 +11,10 @@ from tests.models.nets import State, load, ltae_options, plain, sharp
 
 def ltae_from(state: State, config: dict[str, Any]) -> LTAE2d:
     given = {**config["defaults"], **config["kwargs"]}
-    network = LTAE2d(
-        channels=state["inconv.weight"].shape[1],
-        period=given["T"],
-        positional_encoding=given.get("positional_encoding", True),
-        **ltae_options(state),
-    )
-    return load(network, state)
+    options = ltae_options(state)
+    options["period"] = given["T"]
+    options["positional_encoding"] = given.get("positional_encoding", True)
+    return load(LTAE2d(channels=state["inconv.weight"].shape[1], **options), state)
 
 
 def assert_close_to_rounding(actual: Tensor, expected: Tensor) -> None:
@@ -57,7 +54,7 @@ def small(**options: Any) -> LTAE2d:
 
 def pixel_by_pixel(network: LTAE2d, x: Tensor, dates: Tensor) -> Tensor:
     """The paper's layout: a batch of single pixels, each a sequence of T vectors, through the modules themselves."""
-    batch, time, _, height, width = x.shape
+    batch, _, _, height, width = x.shape
     rows = x.permute(0, 3, 4, 2, 1).flatten(0, 2)  # (B * h * w, C, T)
     tokens = network.inconv(network.in_norm(rows)).transpose(1, 2)  # (B * h * w, T, d_model)
     if network.positional_encoding:

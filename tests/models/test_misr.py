@@ -1,3 +1,5 @@
+from typing import Any
+
 import pytest
 import torch
 
@@ -74,7 +76,7 @@ def test_golden_rrdb_highresnet(golden: Golden, name: str) -> None:
 
 
 @pytest.mark.parametrize("options", [{"reference": "median"}, {"reference": "closest"}])
-def test_masked_padding_equals_the_shorter_series(options: dict[str, str]) -> None:
+def test_masked_padding_equals_the_shorter_series(options: dict[str, Any]) -> None:
     padded = acquired(double(random_series(views=5, seed=1)), 3)
     short = padded._replace(lr=padded.lr[:, :3], dates=padded.dates[:, :3], mask=padded.mask[:, :3])
     network = small_backbone("highres_ltae", mask_padding=True, **options).double().eval()
@@ -103,7 +105,7 @@ def test_the_fusions_use_both_ends_of_the_range() -> None:
     torch.manual_seed(0)
     network = RRDBHighResNet(width=8, blocks=1, growth=4)
     with torch.no_grad():
-        network.decoder.conv_last.bias.copy_(torch.tensor([-5.0, 0.5, 5.0]))
+        network.decoder.conv_last.get_parameter("bias").copy_(torch.tensor([-5.0, 0.5, 5.0]))
     low, _, high = network(random_series()).sr.unbind(1)
     assert torch.equal(low, torch.full_like(low, -1))
     assert torch.equal(high, torch.full_like(high, 1))

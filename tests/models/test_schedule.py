@@ -1,4 +1,5 @@
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -7,7 +8,7 @@ from models.schedule import Schedule
 from tests.golden import Golden, names
 from tests.models.nets import schedule_from
 
-CLOSE = {"rtol": 1e-5, "atol": 1e-6}
+CLOSE: dict[str, Any] = {"rtol": 1e-5, "atol": 1e-6}
 
 
 @pytest.mark.parametrize("name", names("07_buffers*.pt"))

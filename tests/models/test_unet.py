@@ -6,7 +6,7 @@ import torch
 
 from models.unet import UNet, WeightNormConv2d, time_embedding
 from tests.golden import Golden, names
-from tests.models.nets import unet_from
+from tests.models.nets import channels_last, unet_from
 
 
 @pytest.mark.parametrize("name", names("06_unet_*.pt"))
@@ -96,7 +96,7 @@ def test_channels_last_and_bfloat16_stay_close() -> None:
     network = small()
     with torch.no_grad():
         expected = run(network)
-        torch.testing.assert_close(run(network.to(memory_format=torch.channels_last)), expected, rtol=0, atol=1e-5)
+        torch.testing.assert_close(run(channels_last(network)), expected, rtol=0, atol=1e-5)
         with torch.autocast("cpu", torch.bfloat16):
             assert (run(network).float() - expected).abs().mean() < 0.02
 
