@@ -20,7 +20,8 @@ def conv3x3(in_channels: int, out_channels: int) -> nn.Conv2d:
 
 
 def leaky_relu(x: Tensor) -> Tensor:
-    return F.leaky_relu(x, negative_slope=0.2)
+    """In place: for the output of a convolution, which nothing else needs."""
+    return F.leaky_relu(x, negative_slope=0.2, inplace=True)
 
 
 def clamp_to_unit(x: Tensor, *, straight_through: bool) -> Tensor:

@@ -51,7 +51,7 @@ def test_weight_norm_changes_names_not_results() -> None:
 def test_weight_norm_learns_length_and_direction_apart_and_can_be_copied() -> None:
     network = small(use_wn=True)
     run(network).square().mean().backward()
-    layer = network.downs[0][0].block1.block[1]  # type: ignore[index, union-attr]
+    layer = network.downs[0][0].block1.block[1]  # type: ignore[index]
     assert isinstance(layer, WeightNormConv2d)
     along = (layer.weight_v.grad * layer.weight_v).sum(dim=(1, 2, 3))  # type: ignore[operator]
     torch.testing.assert_close(along, torch.zeros_like(along), atol=1e-6, rtol=0)
