@@ -182,7 +182,7 @@ def _bytes(x: Any) -> bytes:
         return bytes(x)
     if _name(x) == "encode":  # how protocol 2 writes bytes
         return x.arguments[0].encode("latin1")
-    if _name(x) in ("bytearray", "py_buffer"):
+    if _name(x) in ("bytes", "bytearray", "py_buffer"):
         return _bytes(x.arguments[0]) if x.arguments else b""
     raise ValueError("bytes expected")
 

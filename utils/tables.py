@@ -17,7 +17,7 @@ from utils.records import Decoder, Key, Record
 
 # What tables name, by module. Names moved between releases of pandas and numpy: all places they lived in are listed.
 _ALLOWED = {
-    "builtins": "slice bytearray",
+    "builtins": "slice bytes bytearray",
     "collections": "OrderedDict",
     "_codecs": "encode",
     "datetime": "date datetime timedelta timezone",
