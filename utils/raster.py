@@ -276,7 +276,7 @@ class CogWriter:
                 with written_aside(self._path) as aside:
                     rasterio.shutil.copy(
                         self._aside, aside, driver="COG", compress="DEFLATE", predictor=predictor, blocksize=BLOCK,
-                        overview_resampling="AVERAGE", bigtiff="IF_SAFER",
+                        overview_resampling="AVERAGE", bigtiff="IF_SAFER", num_threads="ALL_CPUS",
                     )  # fmt: skip
         finally:
             self._aside.unlink(missing_ok=True)
