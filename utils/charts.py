@@ -171,13 +171,13 @@ def _chart(x: Axis, y: Axis, body: Callable[..., str], *, names: Sequence[str]) 
         return HEIGHT - _BOTTOM - (value - y.low) / (y.high - y.low) * (HEIGHT - _TOP - _BOTTOM)
 
     parts = [_ticks_x(x, px, HEIGHT)]
-    for value, text in _ticks(y):
+    for value, text in ticks(y):
         parts.append(f'<path class="grid" d="M{_LEFT} {py(value):.1f}H{WIDTH - _RIGHT}"/>')
         parts.append(f'<text x="{_LEFT - 6}" y="{py(value) + 4:.1f}" text-anchor="end">{text}</text>')
     parts.append(f'<text x="4" y="14">{escape(y.label)}</text>')
     left = WIDTH - _RIGHT
     for name in reversed(names):
-        left -= 7 * len(name) + 22
+        left -= 7 * len(name) + 28
         parts.append(f'<rect class="key {escape(name)}" x="{left}" y="6" width="10" height="10" rx="2"/>')
         parts.append(f'<text x="{left + 14}" y="15">{escape(name)}</text>')
     return _svg("".join(parts) + body(px, py), height=HEIGHT, title=f"{y.label} against {x.label}")
@@ -185,7 +185,7 @@ def _chart(x: Axis, y: Axis, body: Callable[..., str], *, names: Sequence[str]) 
 
 def _ticks_x(axis: Axis, px: Callable[[float], float], height: int) -> str:
     parts = []
-    for value, text in _ticks(axis):
+    for value, text in ticks(axis):
         parts.append(f'<path class="grid" d="M{px(value):.1f} {_TOP}V{height - _BOTTOM}"/>')
         parts.append(
             f'<text x="{px(value):.1f}" y="{height - _BOTTOM + 16}" text-anchor="middle">{escape(text)}</text>'
@@ -195,7 +195,7 @@ def _ticks_x(axis: Axis, px: Callable[[float], float], height: int) -> str:
     return "".join(parts)
 
 
-def _ticks(axis: Axis, count: int = 5) -> list[tuple[float, str]]:
+def ticks(axis: Axis, count: int = 6) -> list[tuple[float, str]]:
     """Round numbers between the ends of an axis, and how they are written."""
     if axis.texts is not None:
         return [(value, text) for value, text in axis.texts.items() if axis.low <= value <= axis.high]

@@ -1,5 +1,6 @@
 """What every metric is called, which way is better, and what it says, for all tables and pages."""
 
+import math
 from collections.abc import Iterable
 from typing import NamedTuple
 
@@ -15,6 +16,8 @@ class Metric(NamedTuple):
 
     def format(self, value: float, *, sign: bool = False) -> str:
         """The number as text, without its unit."""
+        if not math.isfinite(value):
+            return "–" if math.isnan(value) else "∞" if value > 0 else "\N{MINUS SIGN}∞"
         return f"{value:{'+' if sign else ''}.{self.decimals}f}".replace("-", "\N{MINUS SIGN}")
 
     def with_unit(self, text: str) -> str:
@@ -22,7 +25,9 @@ class Metric(NamedTuple):
 
 
 METRICS = {
-    "psnr": Metric("PSNR", "dB", True, 2, "Closeness to the truth, pixel by pixel; one dB more is a fifth less error."),
+    "psnr": Metric(
+        "PSNR", "dB", True, 2, "Closeness to the truth, pixel by pixel; one dB more is a fifth less squared error."
+    ),
     "ssim": Metric("SSIM", "", True, 4, "Likeness of structures in small windows; 1 is equal."),
     "lpips": Metric("LPIPS", "", False, 4, "How different the images look, judged by a trained network; 0 is equal."),
     "mae": Metric("MAE", "DN", False, 2, "Mean absolute error in digital numbers from 0 to 255."),

@@ -17,7 +17,7 @@ from utils.metric_table import METHODS, METRICS, known
 from utils.patch_table import column, from_rows, methods
 from utils.report_charts import FACTORS, Spectrum, panel, spectrum_chart
 from utils.report_pictures import Example
-from utils.statistics import Difference, Summary, compare_pairs, summarise
+from utils.statistics import Difference, Summary, compare_pairs, format_p, summarise
 
 TEMPLATE = Path(__file__).with_name("report_template.html")
 HEADLINES = ("psnr", "ssim", "lpips", "shift_mae")  # the cards on top
@@ -155,7 +155,9 @@ def _spectrum_note(scale: int) -> str:
 
 def _metrics_table(table: pd.DataFrame, differences: Differences, metrics: Sequence[str]) -> str:
     present = [method for prefix, method in METHODS.items() if known(table, prefix=prefix)]
-    head = ["Metric", *present, *(f"result − {METHODS[prefix]}" for prefix in differences)]
+    head = ["Metric", *present]
+    for prefix in differences:
+        head += [f"result − {METHODS[prefix]}", "better on"]
     rows = []
     for metric in metrics:
         how = METRICS[metric]
@@ -163,7 +165,8 @@ def _metrics_table(table: pd.DataFrame, differences: Differences, metrics: Seque
         cells = [f"{escape(how.label + unit)} {arrow}<small>{escape(how.meaning)}</small>"]
         columns = methods(table, metric)
         cells += [_summary_cell(metric, summarise(columns.get(method, ()))) for method in present]
-        cells += [_difference_cell(metric, of[metric]) if metric in of else "–" for of in differences.values()]
+        for of in differences.values():
+            cells += _difference_cells(metric, of[metric]) if metric in of else ["–", "–"]
         rows.append(cells)
     return _html_table(map(escape, head), rows)
 
@@ -176,16 +179,15 @@ def _summary_cell(metric: str, summary: Summary) -> str:
     return f"{how.format(summary.mean)}{std}<small>{verdict.interval(metric, summary.low, summary.high)}</small>"
 
 
-def _difference_cell(metric: str, difference: Difference) -> str:
+def _difference_cells(metric: str, difference: Difference) -> list[str]:
+    """By how much, and on how many patches."""
     how, words = METRICS[metric], verdict.judgement(metric, difference)
     if not difference.pairs:
-        return "–"
-    return (
-        how.format(difference.mean, sign=True)
-        + f"<small>{verdict.interval(metric, difference.low, difference.high, sign=True)}</small>"
-        + f'<small class="{_tone(words)}">{words}</small>'
-        + f"<small>better on {verdict.wins(metric, difference)} of {difference.pairs}</small>"
-    )
+        return ["–", "–"]
+    sure = verdict.interval(metric, difference.low, difference.high, sign=True)
+    amount = f'<span class="{_tone(words)}">{how.format(difference.mean, sign=True)}</span><small>{sure}</small>'
+    share = 100 * verdict.wins(metric, difference) / difference.pairs
+    return [amount, f"{share:.0f} %<small>{escape(format_p(difference.wilcoxon_p))}</small>"]
 
 
 def _failures(table: pd.DataFrame, main: str) -> str:
@@ -209,7 +211,9 @@ def _failures(table: pd.DataFrame, main: str) -> str:
 
 
 def _plain(value: object) -> str:
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    if isinstance(value, float):
+        return "–" if np.isnan(value) else f"{value:g}"
+    return str(value)
 
 
 def _html_table(head: Iterable[str], rows: Iterable[Sequence[str]]) -> str:

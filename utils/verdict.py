@@ -64,11 +64,12 @@ def link_sentence(metric: str, values: ArrayLike, factor: ArrayLike, *, factor_n
         return None
     rho, p = stats.spearmanr(x[both], y[both])
     how = METRICS[metric]
+    sure = f"Spearman ρ {rho:+.2f}, {format_p(p)}".replace("-", "\N{MINUS SIGN}")
     if p >= 0.05:
-        return f"No clear link between {how.label} and {factor_name} (Spearman ρ {rho:+.2f}, {format_p(p)})."
+        return f"No clear link between {how.label} and {factor_name} ({sure})."
     change = "better" if (rho > 0) == how.higher_is_better else "worse"
     strength = "clearly" if abs(rho) >= 0.5 else "somewhat" if abs(rho) >= 0.2 else "slightly"
-    return f"The larger {factor_name}, the {strength} {change} {how.label} (Spearman ρ {rho:+.2f}, {format_p(p)})."
+    return f"{how.label} is {strength} {change} where {factor_name} is larger ({sure})."
 
 
 def worst(metric: str, values: ArrayLike, *, number: int) -> list[int]:

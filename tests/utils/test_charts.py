@@ -1,0 +1,89 @@
+"""Charts: valid SVG, points in their places, ticks that are round."""
+
+import re
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+
+from utils import charts
+from utils.charts import Axis, Line
+
+SVG = "{http://www.w3.org/2000/svg}"
+
+
+def elements(svg: str, kind: str, tag: str) -> list[dict[str, str]]:
+    root = ElementTree.fromstring(svg)
+    return [e.attrib for e in root.iter(tag) if kind in e.attrib.get("class", "").split()]
+
+
+def test_histogram_counts() -> None:
+    svg = charts.histogram({"result": [0, 0, 0, 1, np.inf], "bicubic": [1, np.nan]}, label="PSNR (dB)", bins=2)
+    areas = elements(svg, "area", "polygon")
+    assert [area["class"] for area in areas] == ["area result", "area bicubic"]
+    heights = [[float(point.split(",")[1]) for point in area["points"].split()] for area in areas]
+    ground = heights[0][0]
+    three, one = ground - heights[0][1], ground - heights[0][3]
+    assert three == pytest.approx(3 * one, abs=0.2)
+    assert ground - heights[1][3] == pytest.approx(one, abs=0.2)
+
+
+def test_lines_have_intervals_where_there_are_any() -> None:
+    svg = charts.lines([Line("result", [0, 1, 2], [5, 6, np.nan], [4, np.nan, 1], [6, np.nan, 2])], x="days", y="dB")
+    assert len(elements(svg, "dot", "circle")) == 2  # the third has no value
+    first, second = (re.fullmatch(r"M\S+ (\S+)V(\S+)", bar["d"]) for bar in elements(svg, "bar", "path"))
+    assert first and second
+    assert float(first[1]) > float(first[2])
+    assert second[1] == second[2]
+
+
+def test_logarithmic_axes() -> None:
+    svg = charts.lines([Line("truth", [0.01, 0.1, 1], [1, 10, 100])], x="f", y="power", log=True, mark=-1.0)
+    points = [tuple(map(float, p.split(","))) for p in elements(svg, "line", "polyline")[0]["points"].split()]
+    assert points[1][0] - points[0][0] == pytest.approx(points[2][0] - points[1][0], abs=0.2)
+    (mark,) = elements(svg, "zero", "path")
+    assert mark["d"].startswith(f"M{points[1][0]:.1f} ")
+    without_zero = charts.lines([Line("truth", [0, 0.1], [0, 10])], x="f", y="power", log=True)
+    assert len(elements(without_zero, "dot", "circle")) == 1
+
+
+def test_differences_stand_beside_zero() -> None:
+    svg = charts.differences([("A <b>", 1.0, 0.5, 1.5), ("B", -1.0, -1.5, -0.5), ("C", np.nan, 0, 0)], label="dB")
+    (zero,) = elements(svg, "zero", "path")
+    dots = [float(dot["cx"]) for dot in elements(svg, "dot", "circle")]
+    middle = float(re.match(r"M(\S+)", zero["d"])[1])  # type: ignore[index]
+    assert dots[1] < middle < dots[0]
+    assert len(dots) == 2
+
+
+@pytest.mark.parametrize("values", [[], [np.nan], [3.0], [3.0, 3.0], [0.0], [-1e-9, 1e9]])
+def test_any_values_give_a_chart(values: list[float]) -> None:
+    position = list(range(len(values)))
+    for svg in (
+        charts.histogram({"result": values}, label="x"),
+        charts.lines([Line("result", position, values)], x="x", y="y"),
+        charts.lines([Line("result", position, values)], x="x", y="y", log=True),
+        charts.differences([("a", value, value, value) for value in values], label="x"),
+    ):
+        text = ElementTree.tostring(ElementTree.fromstring(svg), encoding="unicode")
+        assert "nan" not in text
+        assert "inf" not in text.replace("finite", "")
+
+
+def test_standalone_is_a_file_of_its_own() -> None:
+    svg = charts.standalone(charts.differences([("a", 1, 0, 2)], label="dB"))
+    root = ElementTree.fromstring(svg)
+    assert root.tag == f"{SVG}svg"
+    assert root.find(f"{SVG}style") is not None
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "expected"),
+    [
+        (0, 1, ["0.0", "0.2", "0.4", "0.6", "0.8", "1.0"]),
+        (-10.1, 9, ["−10", "−5", "0", "5"]),
+        (21.2, 33, ["22", "24", "26", "28", "30", "32"]),
+    ],
+)
+def test_ticks_are_round(low: float, high: float, expected: list[str]) -> None:
+    assert [text for _, text in charts.ticks(Axis("", low, high))] == expected

@@ -1,0 +1,166 @@
+"""What the report says, that it is one safe file, and that it copes with whatever an evaluation lacks."""
+
+import base64
+import io
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.utils.report_data import page, pictures, rows
+from utils.errors import DataError
+from utils.report_charts import group
+from utils.report_pictures import Example, choose_examples, middle
+
+VOID = {"meta", "link", "img", "input", "br"}
+
+
+class Balanced(HTMLParser):
+    """Checks that every element is closed, and collects what text people read and what addresses are named."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.addresses: list[str] = []
+        self.texts: list[str] = []
+
+    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        self.addresses += [value or "" for name, value in attributes if name in ("src", "href", "srcset", "action")]
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        """An element of SVG that closes itself."""
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if self.open and self.open[-1] not in ("script", "style"):
+            self.texts.append(data)
+
+
+def read(html: str) -> Balanced:
+    parsed = Balanced()
+    parsed.feed(html)
+    assert parsed.open == []
+    return parsed
+
+
+def test_one_file_that_names_no_other(tmp_path: Path) -> None:
+    html = page(tmp_path / "report.html")
+    assert all(address.startswith("data:") for address in read(html).addresses)
+    assert "http" not in re.sub(r"http-equiv|base64,[^\"]*", "", html)
+    assert "$" not in html.split("</style>")[1]  # every place of the template was filled
+    assert [file.name for file in tmp_path.iterdir()] == ["report.html"]
+
+
+def test_says_which_is_better_by_how_much_and_how_sure(tmp_path: Path) -> None:
+    text = " ".join(read(page(tmp_path / "report.html")).texts)
+    values = rows()
+    gain = np.mean([row["psnr"] - row["bicubic_psnr"] for row in values])
+    assert f"misr/trial is better than bicubic: PSNR +{gain:.2f} dB on average (95% interval +" in text
+    assert "better on 12 of 12 patches; Wilcoxon test p < 0.001" in text
+    assert "Of 2 metrics against bicubic: better in 2 (PSNR, SSIM)" in text
+    assert (
+        "PSNR is clearly worse where the distance in days between the truth and its nearest acquisition is larger"
+        in text
+    )
+    worst = sorted(values, key=lambda row: row["psnr"])[:3]
+    assert "furthest from the truth on the patches {}, {} and {}".format(*(row["key"] for row in worst)) in text
+    assert f"{np.mean([row['psnr'] for row in values]):.2f} dB" in text
+    assert "LPIPS" not in text  # it could not be had
+
+
+def test_says_where_bicubic_is_better(tmp_path: Path) -> None:
+    text = " ".join(read(page(tmp_path / "report.html", rows=rows(gain=-1.0))).texts)
+    assert "misr/trial is worse than bicubic: PSNR −" in text
+    assert "Bicubic is nearer to the truth on 12 of 12 patches (100, 101, " in text
+    assert "better on 0 of 12 patches" in text
+
+
+def test_everything_is_escaped(tmp_path: Path) -> None:
+    evil = "<script>alert('$title')</script>&\""
+    html = page(
+        tmp_path / "report.html",
+        name=evil,
+        facts={evil: evil},
+        settings={evil: evil},
+        rows=[row | {"key": f"{evil}{row['key']}"} for row in rows()],
+        examples=[Example(evil, 0, {**pictures(), evil: pictures()["truth"]})],
+    )
+    assert html.count("<script>") == 1
+    assert evil in " ".join(read(html).texts)
+
+
+def test_pictures_are_lossless(tmp_path: Path) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (20, 20, 3), dtype=np.uint8)
+    html = page(tmp_path / "report.html", examples=[Example("best", 0, {"result": noise, "truth": noise[::-1]})])
+    found = re.findall(r"data:image/webp;base64,([^\"]+)", html)
+    assert len(found) == 2
+    for text, expected in zip(found, (noise, noise[::-1]), strict=True):
+        assert (np.asarray(Image.open(io.BytesIO(base64.b64decode(text)))) == expected).all()
+
+
+@pytest.mark.parametrize("number", [1, 2, 3])
+def test_few_patches(tmp_path: Path, number: int) -> None:
+    text = " ".join(read(page(tmp_path / "report.html", rows=rows(number), examples=[])).texts)
+    assert f"better on {number} of {number} patches" in text
+    assert ("95% interval not known" in text) == (number == 1)
+
+
+def test_identical_images_and_lost_values(tmp_path: Path) -> None:
+    values = rows()
+    values[0] |= {"psnr": np.inf, "bicubic_psnr": np.inf}
+    values[1]["psnr"] = np.inf
+    values[2] |= {"ssim": None, "days_to_nearest": None, "valid_dates": None}
+    text = " ".join(read(page(tmp_path / "report.html", rows=values)).texts)
+    assert "left out of means: PSNR on 2, SSIM on 1" in text
+    assert not re.search(r"\bnan\b|\binf\b", text)
+
+
+def test_metrics_alone(tmp_path: Path) -> None:
+    """An evaluation without bicubic, dates, pictures, spectra."""
+    few = [{"key": i, "mae": float(i)} for i in range(4)]
+    text = " ".join(read(page(tmp_path / "report.html", rows=few, examples=[], spectra={})).texts)
+    assert "misr/trial reaches a mean MAE of 1.50 DN" in text
+    assert "No pictures were kept." in text
+
+
+def test_nothing_to_report_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no patch"):
+        page(tmp_path / "report.html", rows=[])
+    with pytest.raises(DataError, match="no metric"):
+        page(tmp_path / "report.html", rows=[{"key": 1}])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_examples_are_the_best_the_middle_and_the_worst() -> None:
+    values = [3.0, 9.0, float("nan"), 1.0, 5.0, 7.0, float("inf")]
+    assert choose_examples(values, number=1) == [("best", 6), ("median", 4), ("worst", 3)]
+    assert choose_examples(values, metric="mae", number=1) == [("best", 3), ("median", 5), ("worst", 6)]
+    assert sorted(position for _, position in choose_examples(values, number=3)) == [0, 1, 3, 4, 5, 6]  # each once
+    assert choose_examples([2.0], number=2) == [("best", 0)]
+    assert choose_examples([]) == []
+
+
+def test_large_pictures_show_the_same_middle() -> None:
+    coarse = np.arange(256)[:, None, None] * np.ones((1, 256, 3), dtype=np.uint8)
+    fine = coarse.repeat(4, axis=0).repeat(4, axis=1)
+    shown = middle({"input": coarse.astype(np.uint8), "result": fine.astype(np.uint8)})
+    assert shown["result"].shape == (400, 400, 3)
+    assert (shown["input"].repeat(4, axis=0).repeat(4, axis=1) == shown["result"]).all()
+    assert 70 < shown["input"][0, 0, 0] < 80  # the middle
+
+
+def test_groups_are_ranges_of_about_equal_size() -> None:
+    factor = np.array([0.0, 0, 1, 2, np.nan])
+    assert {name: members.tolist() for name, members in group(factor).items()} == {"0": [0, 1], "1": [2], "2": [3]}
+    many = group(np.arange(400) % 100.0)
+    assert len(many) == 8
+    assert sum(map(len, many.values())) == 400
+    assert max(map(len, many.values())) <= 60
+    assert group(np.array([np.nan])) == {}
