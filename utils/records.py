@@ -226,8 +226,10 @@ def _arrow(x: Any) -> np.ndarray:
     if alias not in ("string", "large_string"):
         raise ValueError(f"unexpected arrow type {str(alias)[:20]!r}")
     ends = np.frombuffer(_bytes(offsets), dtype="<i4" if alias == "string" else "<i8")[offset : offset + length + 1]
+    if len(ends) != length + 1:
+        raise ValueError(f"{length} strings in a buffer of {len(ends)} offsets")
     content = b"" if text is None else _bytes(text)
-    values = np.empty(max(0, len(ends) - 1), dtype=object)
+    values = np.empty(length, dtype=object)
     for position, (start, end) in enumerate(itertools.pairwise(ends)):
         values[position] = content[start:end].decode()
     if present is None:
