@@ -61,7 +61,7 @@ def open_experiment(*, config: Path, name: str, hparams: str, reset: bool, repor
     overrides = parse_hparams(hparams)
     exported = config.suffix != ".yaml" and config.is_file()
     given = translated(
-        _exported_config(config) if exported else _plain(load_chain(config)), source=str(config), report=report
+        _exported_config(config) if exported else _plain(_read(config)), source=str(config), report=report
     )
     settings_from(given, source=str(config))
     saved_file = folder / "config.yaml"
@@ -76,6 +76,12 @@ def open_experiment(*, config: Path, name: str, hparams: str, reset: bool, repor
         merge(standing, overrides), source=f"{config} with --hparams" if overrides else str(config)
     )
     return Experiment(name, folder, settings, weights=config if exported else folder)
+
+
+def _read(config: Path) -> Flat:
+    """A configuration; the one that an experiment saved is resolved already, so its bases are not looked for."""
+    saved = config.name == "config.yaml" and (ROOT.resolve() in config.resolve().parents or steps(config.parent))
+    return read_file(config) if saved else load_chain(config)
 
 
 def _folder(name: str) -> Path:

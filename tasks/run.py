@@ -17,10 +17,11 @@ from models.series import Backbone, Series
 from tasks import predict as scenes
 from tasks.build import build_task, resolve_conditioner
 from tasks.describe import describe as description
-from tasks.evaluate import Evaluated, Validation, evaluate
+from tasks.evaluate import Validation, evaluate
 from tasks.experiment import Experiment, Report, locked, open_experiment, record
 from tasks.fit import Trainer, fit, resume
 from tasks.receptive import receptive_radius
+from tasks.results import Evaluated
 from tasks.srdiff import SRDiffTask
 from tasks.task import Task
 from utils.checkpoint import Saved, load_matching, load_weights, open_saved, steps
@@ -206,7 +207,9 @@ def infer(options: argparse.Namespace, world: World) -> None:
     )
     if summary is not None:
         sys.stdout.write(table({"bicubic": summary["bicubic"], experiment.name: summary["metrics"]}))
-        sys.stdout.write(f"pictures: {experiment.folder / 'comparison.png'}\n")
+        sys.stdout.write(
+            f"pictures: {experiment.folder / 'comparison.png'}\nreport: {experiment.folder / 'report.html'}\n"
+        )
 
 
 # Whole scenes
