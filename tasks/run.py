@@ -4,32 +4,26 @@ import argparse
 import contextlib
 import os
 import sys
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import cast
 
 import torch
-from torch import Tensor
 
-from models.samplers import Noise
-from models.series import Backbone, Series
 from tasks import predict as scenes
 from tasks.build import build_task, resolve_conditioner
 from tasks.describe import describe as description
 from tasks.evaluate import Validation, evaluate
 from tasks.experiment import Experiment, Report, locked, open_experiment, record
 from tasks.fit import Trainer, fit, resume
-from tasks.receptive import receptive_radius
 from tasks.results import Evaluated
 from tasks.srdiff import SRDiffTask
+from tasks.super_resolver import SuperResolver
 from tasks.task import Task
 from utils.checkpoint import Saved, load_matching, load_weights, open_saved, steps
 from utils.dataloader import BreizhSRDataset
 from utils.distributed import World
 from utils.errors import CheckpointError, ConfigError, DataError, UserError
 from utils.lpips import load_lpips
-from utils.radiometry import PUBLISHED_MAXIMA
 from utils.randomness import seed as seed_of
 from utils.settings import Settings
 
@@ -215,26 +209,6 @@ def infer(options: argparse.Namespace, world: World) -> None:
 # Whole scenes
 
 
-class ScenePredictor:
-    """A trained task as whole scenes need it."""
-
-    channels = 3
-
-    def __init__(self, task: Task, settings: Settings, *, maxima: Sequence[float], world: World) -> None:
-        self._task = task.to(world.device).eval()
-        self._world, self._precision = world, settings.training.amp
-        self.scale = settings.data.sr_scale
-        self.amount = settings.data.sen2_amount
-        self.maxima = tuple(maxima)
-        self.stochastic = task.sampler_name is not None
-        backbone = task.model.rrdb if isinstance(task, SRDiffTask) else task.model
-        self.halo = receptive_radius(cast(Backbone, backbone), amount=self.amount)
-
-    def __call__(self, series: Series, noise: Noise) -> Tensor:
-        with torch.inference_mode(), self._world.autocast(self._precision):
-            return self._task.predict(series, noise=noise).sr
-
-
 def predict(options: argparse.Namespace, world: World) -> None:
     """Super-resolve rasters into one georeferenced image."""
     if options.infer or options.reset or options.dry_run:
@@ -243,7 +217,7 @@ def predict(options: argparse.Namespace, world: World) -> None:
     experiment = _open(options, world)
     task, saved = trained_task(experiment, options.ckpt, report=report)
     maxima = saved.content.get("maxima") if saved else None
-    predictor = ScenePredictor(task, experiment.settings, maxima=maxima or PUBLISHED_MAXIMA, world=world)
+    predictor = SuperResolver(task, experiment.settings, maxima=maxima, world=world)
     source = f"{saved.path.name} of {experiment.name}, step {saved.global_step}" if saved else experiment.name
     output = scenes.run(options, predictor, world, checkpoint=source, seed=experiment.settings.training.seed)
     if world.is_main:

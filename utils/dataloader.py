@@ -121,8 +121,7 @@ class BreizhSRDataset(Dataset[dict[str, Any]]):
         else:
             mask, table = shard["alphas"][row], shard[f"matching{suffix}"][row]
             dates = shard["dates"][row]
-            distance = (dates.int() - self.target_offset_days).abs().masked_fill(~mask, torch.iinfo(torch.int32).max)
-            nearest = distance.argsort(stable=True)[: self.sen2_amount].sort().values
+            nearest = nearest_views(dates.int() - self.target_offset_days, mask, amount=self.sen2_amount)
             lr, dates, mask = shard["lr"][row][nearest], dates[nearest], mask[nearest]
         if self.spectral_matching == "none":
             table = identity_table()
@@ -162,6 +161,12 @@ class BreizhSRDataset(Dataset[dict[str, Any]]):
         if self.split not in ("train", "val"):
             item["indexes"] = batch.keys[0]
         return item
+
+
+def nearest_views(dates: Tensor, mask: Tensor, *, amount: int) -> Tensor:
+    """Which ``amount`` views are nearest to day 0, in stored order; padded copies last, ties in stored order. (T,)."""
+    distance = dates.int().abs().masked_fill(~mask, torch.iinfo(torch.int32).max)
+    return distance.argsort(stable=True)[:amount].sort().values
 
 
 def _window(image: Tensor, top: int, left: int, size: int) -> Tensor:

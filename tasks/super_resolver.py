@@ -1,0 +1,97 @@
+"""A trained model as a library: images of a place and their dates in, one image at a chosen date out."""
+
+from collections.abc import Sequence
+from datetime import date
+from pathlib import Path
+from typing import cast
+
+import torch
+from torch import Tensor
+
+from models.samplers import Noise
+from models.series import Backbone, Series
+from tasks.build import build_task
+from tasks.experiment import Report, translated
+from tasks.receptive import receptive_radius
+from tasks.srdiff import SRDiffTask
+from tasks.task import Task, sampling_noise
+from utils.checkpoint import load_weights, open_saved
+from utils.config import settings_from
+from utils.dataloader import nearest_views
+from utils.distributed import World
+from utils.errors import CheckpointError, ConfigError
+from utils.radiometry import PUBLISHED_MAXIMA, bicubic, denormalise_lr, normalise_lr
+from utils.randomness import word
+from utils.settings import Settings
+
+
+class SuperResolver:
+    """A task with trained weights, its normalisation, and where it runs.
+
+    The attributes and the call are what `tasks.predict` needs of a network; `at_date` is for one place by itself.
+    """
+
+    channels = 3
+
+    def __init__(self, task: Task, settings: Settings, *, maxima: Sequence[float] | None, world: World) -> None:
+        self._task = task.to(world.device).eval()
+        self._world, self._settings = world, settings
+        self.scale = settings.data.sr_scale
+        self.amount = settings.data.sen2_amount
+        self.maxima = tuple(maxima or PUBLISHED_MAXIMA)
+        self.stochastic = task.sampler_name is not None
+
+    @property
+    def halo(self) -> int:
+        """How far the network looks, in low-resolution pixels: measured, so it takes a moment."""
+        model = self._task.model
+        backbone = model.rrdb if isinstance(self._task, SRDiffTask) else model
+        return receptive_radius(cast(Backbone, backbone), amount=self.amount)
+
+    def __call__(self, series: Series, noise: Noise) -> Tensor:
+        """Super-resolve a normalised series: (B, C, H, W), meant to lie in [-1, 1]."""
+        with torch.inference_mode(), self._world.autocast(self._settings.training.amp):
+            return self._task.predict(series, noise=noise).sr
+
+    def at_date(self, images: Tensor, dates: Sequence[date], target: date, *, name: str = "") -> Tensor:
+        """The place as it looked on ``target``.
+
+        Args:
+            images: surface reflectance (T, 3, h, w), red, green, blue, 0 to 1; co-registered acquisitions.
+            dates: their T dates, in any order.
+            target: any date; the acquisitions nearest to it are used.
+            name: of the place: the noise of a diffusion model depends on it.
+
+        Returns:
+            Surface reflectance (3, s*h, s*w), without what the normalisation clamps away.
+
+        Raises:
+            ConfigError: images and dates don't fit each other.
+        """
+        if images.dim() != 4 or images.shape[1] != self.channels or not 0 < len(images) == len(dates):
+            raise ConfigError(f"{tuple(images.shape)} are no images (T, 3, h, w) with {len(dates)} dates")
+        images = images.to(self._world.device, torch.float32)
+        days = torch.tensor([(day - target).days for day in dates], device=images.device)  # (T,)
+        chosen = nearest_views(days, torch.ones_like(days, dtype=torch.bool), amount=self.amount)
+        near = images[int(days.abs().argmin())]
+        series = Series(
+            lr=normalise_lr(images[chosen], self.maxima)[None],  # (1, N, C, h, w)
+            dates=days[chosen].float()[None],
+            mask=torch.ones(1, len(chosen), dtype=torch.bool, device=images.device),
+            base=normalise_lr(bicubic(near[None], scale=self.scale), self.maxima),
+        )
+        key = torch.tensor([word(name)], device=images.device)
+        noise = sampling_noise(key, seed=self._settings.training.seed, samples=1)
+        return denormalise_lr(self(series, noise), self.maxima)[0]
+
+
+def load_super_resolver(source: Path | str, *, world: World, report: Report = lambda _: None) -> SuperResolver:
+    """From an experiment's folder, a checkpoint in it, or an exported model. Raises CheckpointError or ConfigError."""
+    saved = open_saved(Path(source), report=report)
+    if saved.config is None:
+        raise CheckpointError(f"{saved.path}: no config.yaml beside it says what model it is")
+    where = f"configuration of {saved.path}"
+    settings = settings_from(translated(saved.config, source=where), source=where)
+    task = build_task(settings)
+    report(load_weights(task.model, saved.state, source=saved.path))
+    return SuperResolver(task, settings, maxima=saved.content.get("maxima"), world=world)
