@@ -19,7 +19,7 @@ from utils.images import save_png, sheet
 from utils.metric_table import METRICS
 from utils.report import write_report
 from utils.report_charts import Spectrum
-from utils.report_pictures import Example
+from utils.report_pictures import Example, save_pictures
 from utils.settings import Settings
 
 RESULT_COLUMNS = ("psnr", "ssim", "lpips", "mae", "mse", "shift_mae", "key")  # of test_results.csv
@@ -56,6 +56,8 @@ def write_results(
     write_rows(folder / "metrics.csv", rows, columns=tuple(dict.fromkeys(name for row in rows for name in row)))
     write_text(folder / "summary.json", json.dumps(summary, indent=1) + "\n")
     save_png(comparison(shown, ("bicubic", "backbone", "result", "truth")), folder / "comparison.png")
+    for patch in shown:
+        save_pictures(folder, patch.row["key"], patch.pictures)
     facts = {
         "checkpoint": evaluated.checkpoint or "none: nothing is trained",
         "step": evaluated.global_step,

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from datetime import date
+from functools import cached_property
 from pathlib import Path
 from typing import cast
 
@@ -41,7 +42,7 @@ class SuperResolver:
         self.maxima = tuple(maxima or PUBLISHED_MAXIMA)
         self.stochastic = task.sampler_name is not None
 
-    @property
+    @cached_property
     def halo(self) -> int:
         """How far the network looks, in low-resolution pixels: measured, so it takes a moment."""
         model = self._task.model

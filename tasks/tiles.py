@@ -32,7 +32,11 @@ class Predictor(Protocol):
     amount: int  # acquisitions that it wants; 1: a single image
     maxima: tuple[float, ...]  # reflectance of each band that is normalised to 1
     stochastic: bool  # results depend on noise
-    halo: int  # how far it looks, in low-resolution pixels
+
+    @property
+    def halo(self) -> int:
+        """How far it looks, in low-resolution pixels."""
+        ...
 
     def __call__(self, series: Series, noise: Noise) -> Tensor:
         """Super-resolve a series: (B, C, H, W), meant to lie in [-1, 1]."""
