@@ -1,0 +1,99 @@
+"""Does the right date win? Each place of the split `dates` at each of its dates, against the truth of every date.
+
+Writes dates.md (a table) and dates.png (the first place: its input, result and truth by date) into the experiment's folder.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from tasks import run as runs
+from tasks.experiment import open_experiment
+from tasks.measuring import super_resolve
+from utils.cli import Parser, run
+from utils.dataloader import BreizhSRDataset, collate
+from utils.distributed import world
+from utils.errors import DataError
+from utils.files import write_text
+from utils.images import Picture, picture, save_png, sheet
+from utils.metrics import mean_of_image, to_integers
+
+SPLIT = "dates"
+
+
+def parser() -> Parser:
+    parsed = Parser(description=(__doc__ or "").splitlines()[0])
+    parsed.add_argument("experiment", help="name below checkpoints/")
+    parsed.add_argument("--hparams", default="", help="overrides, as for tasks/trainer.py")
+    parsed.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps (default: auto)")
+    return parsed
+
+
+def places(dataset: BreizhSRDataset) -> dict[str, list[int]]:
+    """Positions by place: keys are <place>_<YYYYMMDD>."""
+    found: dict[str, list[int]] = {}
+    for position in range(len(dataset)):
+        place, _, day = str(dataset.key(position)).rpartition("_")
+        if not place or len(day) != 8:
+            raise DataError(f"split {SPLIT!r}: key {dataset.key(position)!r} is not <place>_<YYYYMMDD>")
+        found.setdefault(place, []).append(position)
+    numbers = {len(positions) for positions in found.values()}
+    if len(numbers) != 1 or numbers == {1}:
+        raise DataError(f"split {SPLIT!r} needs the same number of dates, two or more, for every place")
+    return found
+
+
+def errors(results: Tensor, truths: Tensor) -> Tensor:
+    """MAE in digital numbers of result i against truth j, (N, N), for images (N, C, H, W)."""
+    results, truths = to_integers(results).float(), to_integers(truths).float()
+    return torch.stack([mean_of_image((result - truths).abs()) for result in results])
+
+
+def table(matrix: Tensor) -> str:
+    """Markdown; the least error of each row in bold."""
+    names = [f"truth {j + 1}" for j in range(len(matrix))]
+    lines = ["| MAE of the result for | " + " | ".join(names) + " |", "|---|" + "---:|" * len(names)]
+    for i, row in enumerate(matrix.tolist()):
+        cells = [f"**{value:.2f}**" if value == min(row) else f"{value:.2f}" for value in row]
+        lines.append(f"| date {i + 1} | " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def main(options: argparse.Namespace) -> None:
+    folder = Path("checkpoints") / options.experiment
+    with world(options.device) as here:
+        report = runs.reporter(here)
+        experiment = open_experiment(
+            config=folder / "config.yaml", name=options.experiment, hparams=options.hparams, reset=False, report=report
+        )
+        task, _ = runs.trained_task(experiment, None, report=report)
+        task.to(here.device).eval()
+        dataset = runs.dataset(experiment.settings, SPLIT)
+        matrices, shown, titles = [], [], []
+        for place, positions in tqdm(places(dataset).items(), unit="place"):
+            batch = dataset.to_batch(collate([dataset.raw(position) for position in positions]), here.device)
+            result = super_resolve(task, batch, settings=experiment.settings, world=here, samples=1)
+            matrices.append(errors(result.sr, batch.hr))
+            if not shown:
+                near = batch.lr[torch.arange(len(positions)), batch.near]
+                shown = [[picture(image) for image in images] for images in (near, result.sr, batch.hr)]
+                titles = [f"{str(key).removeprefix(f'{place}_')}" for key in batch.keys]
+        matrix = torch.stack(matrices).mean(dim=0)
+        text = table(matrix)
+        write_text(folder / "dates.md", text)
+        captions: list[list[str]] = [[name] * len(titles) for name in ("nearest input", "result", "truth")]
+        pictures: list[list[Picture | None]] = [list(row) for row in shown]
+        save_png(sheet(pictures, titles, captions), folder / "dates.png")
+        sys.stdout.write(text)
+        right = int((matrix.argmin(dim=1) == torch.arange(len(matrix))).sum())
+        sys.stdout.write(f"the right date wins in {right} of {len(matrix)} rows; pictures: {folder / 'dates.png'}\n")
+
+
+if __name__ == "__main__":
+    run(main, parser())
