@@ -1,6 +1,7 @@
 """Does the right date win? Each place of the split `dates` at each of its dates, against the truth of every date.
 
-Writes dates.md (a table) and dates.png (the first place: its input, result and truth by date) into the experiment's folder.
+Writes dates.md (a table) and dates.png (the first place: input, result and truth by date) into the experiment's
+folder.
 """
 
 import argparse
@@ -75,20 +76,21 @@ def main(options: argparse.Namespace) -> None:
         task, _ = runs.trained_task(experiment, None, report=report)
         task.to(here.device).eval()
         dataset = runs.dataset(experiment.settings, SPLIT)
-        matrices, shown, titles = [], [], []
+        matrices: list[Tensor] = []
+        pictures: list[list[Picture | None]] = []
+        titles: list[str] = []
         for place, positions in tqdm(places(dataset).items(), unit="place"):
             batch = dataset.to_batch(collate([dataset.raw(position) for position in positions]), here.device)
             result = super_resolve(task, batch, settings=experiment.settings, world=here, samples=1)
             matrices.append(errors(result.sr, batch.hr))
-            if not shown:
+            if not pictures:
                 near = batch.lr[torch.arange(len(positions)), batch.near]
-                shown = [[picture(image) for image in images] for images in (near, result.sr, batch.hr)]
-                titles = [f"{str(key).removeprefix(f'{place}_')}" for key in batch.keys]
+                pictures = [[picture(image) for image in images] for images in (near, result.sr, batch.hr)]
+                titles = [str(key).removeprefix(f"{place}_") for key in batch.keys]
         matrix = torch.stack(matrices).mean(dim=0)
         text = table(matrix)
         write_text(folder / "dates.md", text)
-        captions: list[list[str]] = [[name] * len(titles) for name in ("nearest input", "result", "truth")]
-        pictures: list[list[Picture | None]] = [list(row) for row in shown]
+        captions = [[name] * len(titles) for name in ("nearest input", "result", "truth")]
         save_png(sheet(pictures, titles, captions), folder / "dates.png")
         sys.stdout.write(text)
         right = int((matrix.argmin(dim=1) == torch.arange(len(matrix))).sum())
