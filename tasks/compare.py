@@ -1,7 +1,7 @@
 """Compare experiments on the same test set: python tasks/compare.py checkpoints/A checkpoints/B ... [--output DIR]
 
-Writes a table with intervals, paired differences and tests (comparison.md, .tex, .csv), a plot (.svg), and the same patches
-side by side (.png).
+Writes a table with intervals, paired differences and tests (comparison.md, .tex, .csv), a plot (.svg), and the same
+patches side by side (.png).
 """
 
 import argparse
@@ -27,26 +27,25 @@ PATCHES_SHOWN = 8
 
 
 def names_of(folders: list[Path]) -> dict[str, Path]:
-    """Experiments by name: their path below checkpoints/, or the path as given."""
+    """Experiments by name: their path below checkpoints/, or else their last part where that tells them apart."""
     if len(folders) < 2:
         raise ConfigError("a comparison needs at least two experiments: tasks/compare.py checkpoints/A checkpoints/B")
-    named: dict[str, Path] = {}
     for folder in folders:
         if not folder.is_dir():
-            raise DataError(
-                f"{folder}: no such folder; give folders of experiments, such as checkpoints/sisr/rrdb_ckpt"
-            )
-        parts = folder.parts
-        name = "/".join(parts[parts.index("checkpoints") + 1 :]) if "checkpoints" in parts else folder.as_posix()
-        name = name or folder.as_posix()
-        if name in named:
-            raise ConfigError(f"{name} is given twice")
-        named[name] = folder
-    return named
+            raise DataError(f"{folder}: no such folder; give experiments, such as checkpoints/sisr/rrdb_ckpt")
+        if folders.count(folder) > 1:
+            raise ConfigError(f"{folder} is given twice")
+    names = [_name(folder.resolve()) for folder in folders]
+    return dict(zip(names if len(set(names)) == len(names) else map(str, folders), folders, strict=True))
+
+
+def _name(folder: Path) -> str:
+    below = folder.parts[folder.parts.index("checkpoints") + 1 :] if "checkpoints" in folder.parts else ()
+    return "/".join(below) or folder.name
 
 
 def side_by_side(folders: Mapping[str, Path], tables: Mapping[str, pd.DataFrame]) -> Image.Image | None:
-    """Input, bicubic, each experiment's result and the truth of the patches of which all kept pictures; None: of none."""
+    """The patches of which all kept pictures: input, bicubic, results, truth; None where there is no such patch."""
     kept = {name: load_pictures(folder) for name, folder in folders.items()}
     first = next(iter(kept))
     shared = [key for key in tables[first]["key"] if all(key in pictures for pictures in kept.values())][:PATCHES_SHOWN]

@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike
 
 WIDTH, HEIGHT = 380, 240
 _LEFT, _RIGHT, _TOP, _BOTTOM = 52, 12, 26, 40
+_ROW = 22  # of differences
 # The colours of methods by class, light and dark: blue, orange, grey-green and ink are told apart by the colour-blind.
 COLOURS = {
     "result": ("#1f66c1", "#6ea8ff"),
@@ -112,27 +113,30 @@ def lines(
     return _chart(*axes, body, names=[row[0] for row in ready])
 
 
-def differences(rows: Sequence[tuple[str, float, float, float]], *, label: str) -> str:
-    """One row a comparison: name, mean, low, high, on a common axis with a line at 0."""
-    finite = [row for row in rows if np.isfinite(row[1:]).all()]
-    if not finite:
+def differences(sections: Mapping[str, Sequence[tuple[str, float, float, float]]], *, label: str) -> str:
+    """One row a comparison: name, mean, low, high, below the headings of their sections; a line at 0."""
+    rows = [row for section in sections.values() for row in section if np.isfinite(row[1:]).all()]
+    if not rows:
         return empty("no finite values")
-    low, high = _padded(min(0, *(row[2] for row in finite)), max(0, *(row[3] for row in finite)))
-    height = _TOP + _BOTTOM + 26 * len(finite)
-    indent = min(190, max(_LEFT, 7 * max(len(row[0]) for row in finite) + 12))
+    low, high = _padded(min(0, *(row[2] for row in rows)), max(0, *(row[3] for row in rows)))
+    height = _TOP + _BOTTOM + _ROW * (len(rows) + len(sections))
+    indent = max(_LEFT, 7 * max(len(row[0]) for row in rows) + 20)
 
     def px(value: float) -> float:
         return indent + (value - low) / (high - low) * (WIDTH - indent - _RIGHT)
 
-    parts = [
-        _ticks_x(Axis(label, low, high), px, height),
-        f'<path class="zero" d="M{px(0):.1f} {_TOP}V{height - _BOTTOM}"/>',
-    ]
-    for index, (name, mean, bottom, top) in enumerate(finite):
-        y = _TOP + 26 * index + 13
-        parts.append(f'<text x="{indent - 8}" y="{y + 4}" text-anchor="end">{escape(name)}</text>')
-        parts.append(f'<path class="bar result" d="M{px(bottom):.1f} {y}H{px(top):.1f}"/>')
-        parts.append(f'<circle class="dot result" cx="{px(mean):.1f}" cy="{y}" r="4"/>')
+    zero = f'<path class="zero" d="M{px(0):.1f} {_TOP}V{height - _BOTTOM}"/>'
+    parts = [_ticks_x(Axis(label, low, high), px, height), zero]
+    y = _TOP - _ROW // 2
+    for heading, section in sections.items():
+        y += _ROW
+        parts.append(f'<text x="4" y="{y + 4}" font-weight="600">{escape(heading)}</text>')
+        for name, mean, bottom, top in section:
+            if np.isfinite([mean, bottom, top]).all():
+                y += _ROW
+                parts.append(f'<text x="{indent - 8}" y="{y + 4}" text-anchor="end">{escape(name)}</text>')
+                parts.append(f'<path class="bar result" d="M{px(bottom):.1f} {y}H{px(top):.1f}"/>')
+                parts.append(f'<circle class="dot result" cx="{px(mean):.1f}" cy="{y}" r="4"/>')
     return _svg("".join(parts), height=height, title=label)
 
 
@@ -190,7 +194,7 @@ def _ticks_x(axis: Axis, px: Callable[[float], float], height: int) -> str:
         parts.append(
             f'<text x="{px(value):.1f}" y="{height - _BOTTOM + 16}" text-anchor="middle">{escape(text)}</text>'
         )
-    middle = (px(axis.low) + px(axis.high)) / 2
+    middle = min((px(axis.low) + px(axis.high)) / 2, WIDTH - 3.2 * len(axis.label) - 4)  # never outside on the right
     parts.append(f'<text x="{middle:.1f}" y="{height - 6}" text-anchor="middle">{escape(axis.label)}</text>')
     return "".join(parts)
 

@@ -4,17 +4,21 @@ import base64
 import io
 from collections.abc import Mapping, Sequence
 from html import escape
+from pathlib import Path
 from typing import NamedTuple
+from urllib.parse import quote, unquote
 
 import numpy as np
 import pandas as pd
 from PIL import Image
 
-from utils.images import Picture
+from utils.errors import DataError
+from utils.images import Picture, save_png
 from utils.metric_table import METRICS
 from utils.patch_table import methods
 from utils.verdict import worst
 
+FOLDER = "report_pictures"
 LARGEST = 400  # pixels; of larger pictures the page shows the middle
 
 
@@ -38,6 +42,24 @@ def choose_examples(values: Sequence[float], *, metric: str = "psnr", number: in
             taken.setdefault(position, title)
     order = ("best", "median", "worst")
     return sorted(((title, position) for position, title in taken.items()), key=lambda chosen: order.index(chosen[0]))
+
+
+def save_pictures(folder: Path, key: object, pictures: Mapping[str, Picture]) -> None:
+    """Keep the pictures of one patch for comparisons: report_pictures/<key>/<name>.png, quoted as in addresses."""
+    for name, pixels in pictures.items():
+        save_png(pixels, folder / FOLDER / quote(str(key), safe="") / f"{quote(name, safe='')}.png")
+
+
+def load_pictures(folder: Path) -> dict[str, dict[str, Picture]]:
+    """The kept pictures of an experiment by key, by name; empty where there are none. DataError for damaged ones."""
+    found: dict[str, dict[str, Picture]] = {}
+    for file in sorted((folder / FOLDER).glob("*/*.png")):
+        try:
+            pixels = np.asarray(Image.open(file).convert("RGB"))
+        except (OSError, SyntaxError) as error:  # Pillow's word for damaged PNG files
+            raise DataError(f"{file}: not a picture; evaluate again") from error
+        found.setdefault(unquote(file.parent.name), {})[unquote(file.stem)] = pixels
+    return found
 
 
 def note(examples: Sequence[Example]) -> str:

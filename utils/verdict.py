@@ -13,7 +13,7 @@ UNCLEAR = "no clear difference"
 
 
 def judgement(metric: str, difference: Difference) -> str:
-    """ "better", "worse" or "no clear difference", by the interval of the mean difference."""
+    """ "better", "worse" or "no clear difference" (see Difference.direction)."""
     direction = difference.direction * (1 if METRICS[metric].higher_is_better else -1)
     return {1: "better", -1: "worse", 0: UNCLEAR}[direction]
 

@@ -48,7 +48,9 @@ def test_logarithmic_axes() -> None:
 
 
 def test_differences_stand_beside_zero() -> None:
-    svg = charts.differences([("A <b>", 1.0, 0.5, 1.5), ("B", -1.0, -1.5, -0.5), ("C", np.nan, 0, 0)], label="dB")
+    svg = charts.differences(
+        {"A <b>": [("A", 1.0, 0.5, 1.5)], "": [("B", -1.0, -1.5, -0.5), ("C", np.nan, 0, 0)]}, label="dB"
+    )
     (zero,) = elements(svg, "zero", "path")
     dots = [float(dot["cx"]) for dot in elements(svg, "dot", "circle")]
     middle = float(re.match(r"M(\S+)", zero["d"])[1])  # type: ignore[index]
@@ -63,7 +65,7 @@ def test_any_values_give_a_chart(values: list[float]) -> None:
         charts.histogram({"result": values}, label="x"),
         charts.lines([Line("result", position, values)], x="x", y="y"),
         charts.lines([Line("result", position, values)], x="x", y="y", log=True),
-        charts.differences([("a", value, value, value) for value in values], label="x"),
+        charts.differences({"s": [("a", value, value, value) for value in values]}, label="x"),
     ):
         text = ElementTree.tostring(ElementTree.fromstring(svg), encoding="unicode")
         assert "nan" not in text
@@ -71,7 +73,7 @@ def test_any_values_give_a_chart(values: list[float]) -> None:
 
 
 def test_standalone_is_a_file_of_its_own() -> None:
-    svg = charts.standalone(charts.differences([("a", 1, 0, 2)], label="dB"))
+    svg = charts.standalone(charts.differences({"": [("a", 1, 0, 2)]}, label="dB"))
     root = ElementTree.fromstring(svg)
     assert root.tag == f"{SVG}svg"
     assert root.find(f"{SVG}style") is not None
