@@ -8,56 +8,54 @@ fingerprint: the same tables, the same parameters.
 import contextlib
 import hashlib
 import json
-import logging
-import multiprocessing
-import os
+import re
 import shutil
-import signal
-import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Callable, Collection, Container, Iterable
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
-from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Any, TypeVar
 
 import numpy as np
-import torch
-from numpy.typing import NDArray
-from torch import Tensor
 
-from data_gen.dataset import Patch, PatchReader, Row, Unusable, find_geometry, read_rows, table_paths
+from data_gen.dataset import PatchReader, Row, Unusable, find_geometry, read_rows, table_paths
+from data_gen.shards import (
+    Note,
+    Task,
+    assemble,
+    count_values,
+    make_shard,
+    note_path,
+    percentile,
+    read_note,
+    strict_message,
+)
+from data_gen.workers import cores, pool, run
 from utils.errors import DataError
-from utils.files import write_text
-from utils.radiometry import PUBLISHED_MAXIMA, count_levels, matching_table, normalise_lr, reflectance
+from utils.radiometry import PUBLISHED_MAXIMA
 from utils.store import (
-    BANDS,
     FOLDER,
+    FORMAT,
     MANIFEST,
     VERSION,
     Geometry,
     Manifest,
-    Shard,
-    ShardInfo,
     checksum,
-    layout,
     read_manifest,
     shard_bytes,
     write_manifest,
-    write_shard,
 )
 
 _TARGET_BYTES = 128 << 20  # of a shard
 _MOST_SAMPLES = 512  # in a shard
 _STARTING = 5  # seconds that a process must save to be worth starting
-_VALUES = 1 << 15  # reflectance × 10000 from 0 that 16 bits hold
 
-Say = Callable[[str], None]
-Advance = Callable[[int], object]
-Result = TypeVar("Result")
+Say = Callable[[str], None]  # takes a line
+Progress = Callable[
+    [int], AbstractContextManager[Callable[[int], object]]
+]  # entered with a total; called with each part
 
 
 @dataclass(frozen=True)
@@ -91,28 +89,18 @@ class Plan:
             for start in range(0, len(rows), n)
         }
 
-
-@dataclass(frozen=True)
-class Task:
-    """One shard to make."""
-
-    name: str
-    rows: list[Row]
-    root: Path
-    folder: Path
-    options: Options
-    geometry: Geometry
-    maxima: tuple[float, ...]
-    fingerprint: str
-
-
-@dataclass(frozen=True)
-class Note:
-    """What a finished shard holds, and what was left out of it."""
-
-    fingerprint: str
-    info: ShardInfo
-    skipped: list[dict[str, Any]]
+    def task(self, name: str, rows: list[Row], *, maxima: tuple[float, ...]) -> Task:
+        return Task(
+            name=name,
+            rows=rows,
+            root=self.root,
+            folder=self.folder,
+            geometry=self.geometry,
+            select=self.options.select,
+            strict=self.options.strict,
+            maxima=maxima,
+            fingerprint=self.fingerprint,
+        )
 
 
 def prepare(
@@ -122,85 +110,93 @@ def prepare(
     options: Options,
     workers: int | None = None,
     say: Say,
-    progress: Callable[[int], contextlib.AbstractContextManager[Advance]],
+    progress: Progress,
 ) -> Manifest:
     """Prepare the raw data set in ``root`` into ``output`` (default: its `preprocessed/`), and give back the manifest.
 
-    ``workers``: processes; 1 for this one alone, None for as many as pay. ``say`` gets a line at a time.
-    ``progress(n)`` is entered with the number of patches to do and gives what is called with each number done.
-    Raises DataError.
+    ``workers``: processes; 1 for this one alone, None for as many as pay. Raises DataError.
     """
     folder = output or root / FOLDER
-    paths = table_paths(root)
-    tables = {path.name: checksum(path) for path in paths}
-    fingerprint = _fingerprint(tables, options)
-    manifest = _finished(folder, fingerprint, say)
-    if manifest is None:
-        splits = read_rows(paths)
-        rows = [row for rows in splits.values() for row in rows]
-        geometry = find_geometry(root, rows, length=options.max_s2_images)
-        plan = Plan(root, folder, options, geometry, tables, splits, fingerprint)
-        try:
+    try:
+        paths = table_paths(root)
+        tables = {path.name: checksum(path) for path in paths}
+        fingerprint = _fingerprint(tables, options)
+        manifest = _finished(folder, fingerprint, say)
+        if manifest is None:
+            splits = read_rows(paths)
+            rows = [row for rows in splits.values() for row in rows]
+            geometry = find_geometry(root, rows, length=options.max_s2_images)
+            plan = Plan(root, folder, options, geometry, tables, splits, fingerprint)
             manifest = _carry_out(plan, workers=workers, say=say, progress=progress)
-        except OSError as error:
-            raise DataError(
-                f"{folder}: can't be written ({error.strerror or error}); choose another --output"
-            ) from error
+    except OSError as error:  # a full disk, a read-only one, not a folder
+        place = error.filename or folder
+        raise DataError(f"{place}: {error.strerror or error}; --output says where to write") from error
     if options.strict and manifest.skipped:
-        raise DataError(_strict_message(manifest.skipped[0]))
+        raise DataError(strict_message(manifest.skipped[0]))
     say(f"{folder} is prepared: {_summary(manifest)}")
     return manifest
 
 
-def _carry_out(
-    plan: Plan,
-    *,
-    workers: int | None,
-    say: Say,
-    progress: Callable[[int], contextlib.AbstractContextManager[Advance]],
-) -> Manifest:
+def _carry_out(plan: Plan, *, workers: int | None, say: Say, progress: Progress) -> Manifest:
     plan.folder.mkdir(parents=True, exist_ok=True)
     shards = plan.shards()
     notes = _kept(plan, shards, say)
     missing = {name: rows for name, rows in shards.items() if name not in notes}
     patches = sum(map(len, missing.values()))
     seconds = patches * _seconds_per_patch(plan)
-    workers = min(len(missing), workers or min(_cores(), 1 + int(seconds / _STARTING)))
-    _estimate(plan, patches=patches, seconds=seconds / max(1, workers), workers=workers, say=say)
-    with _pool(workers) as pool:
-        maxima = _maxima(plan, pool)
-        tasks = [
-            Task(name, rows, plan.root, plan.folder, plan.options, plan.geometry, maxima, plan.fingerprint)
-            for name, rows in missing.items()
-        ]
+    workers = max(1, min(len(missing), workers or min(cores(), 1 + int(seconds / _STARTING))))
+    _estimate(plan, patches=patches, seconds=seconds / workers, workers=workers, say=say)
+    with pool(workers) as executor:
+        maxima = _maxima(plan, executor, progress)
+        tasks = [plan.task(name, rows, maxima=maxima) for name, rows in missing.items()]
         with progress(patches) as advance:
-            for task, note in _run(pool, make_shard, tasks):
+            for task, note in run(executor, make_shard, tasks):
                 notes[task.name] = note
                 advance(len(task.rows))
-    manifest = Manifest(
+    manifest = _manifest(plan, [notes[name] for name in shards], maxima)
+    write_manifest(plan.folder, manifest)
+    for name in shards:
+        note_path(plan.folder, name).unlink(missing_ok=True)
+    return manifest
+
+
+def _manifest(plan: Plan, notes: list[Note], maxima: tuple[float, ...]) -> Manifest:
+    percent = plan.options.percentile
+    origin = "98th percentiles of BreizhSR's train split, as published"
+    return Manifest(
         geometry=plan.geometry,
         maxima=maxima,
-        normalisation=_origin_of_maxima(plan.options),
+        normalisation=origin if percent is None else f"{percent:g}th percentiles of the train split",
         parameters={
             "max_s2_images": plan.options.max_s2_images,
             "select": plan.options.select,
-            "percentile": plan.options.percentile,
+            "percentile": percent,
             "fingerprint": plan.fingerprint,
         },
         tables=plan.tables,
-        splits={split: [notes[name].info for name in shards if _split_of(name) == split] for split in plan.splits},
-        skipped=[entry for name in shards for entry in notes[name].skipped],
+        splits={split: [n.info for n in notes if _split_of(n.info.file) == split] for split in plan.splits},
+        skipped=[entry for note in notes for entry in note.skipped],
     )
-    write_manifest(plan.folder, manifest)
-    _remove(plan.folder, *_NOTES)
-    return manifest
+
+
+def _maxima(plan: Plan, executor: ProcessPoolExecutor | None, progress: Progress) -> tuple[float, ...]:
+    """The reflectance that becomes 1, a band: published, or a percentile over the acquisitions of the train split."""
+    if plan.options.percentile is None:
+        return PUBLISHED_MAXIMA
+    shards = {name: rows for name, rows in plan.shards().items() if _split_of(name) == "train"}
+    tasks = [plan.task(name, rows, maxima=PUBLISHED_MAXIMA) for name, rows in shards.items()]
+    counts = []
+    with progress(sum(map(len, shards.values()))) as advance:
+        for task, part in run(executor, count_values, tasks):
+            counts.append(part)
+            advance(len(task.rows))
+    if not sum(part.sum() for part in counts):
+        raise DataError(f"{plan.root}: the train split has no usable patch to take percentiles of")
+    return tuple(max(1.0, percentile(band, plan.options.percentile)) / 10000 for band in np.sum(counts, axis=0))
 
 
 # ---------------------------------------------------------------------------------------------------------------------
 # What is there already
-
-_SHARDS = ("*-[0-9][0-9][0-9][0-9][0-9].pt", ".*-[0-9][0-9][0-9][0-9][0-9].*.tmp")
-_NOTES = ("*-[0-9][0-9][0-9][0-9][0-9].json",)
 
 
 def _fingerprint(tables: dict[str, str], options: Options) -> str:
@@ -211,8 +207,11 @@ def _fingerprint(tables: dict[str, str], options: Options) -> str:
 
 def _finished(folder: Path, fingerprint: str, say: Say) -> Manifest | None:
     """The manifest of a store that is what was asked for; any other store makes way."""
-    if not (folder / MANIFEST).is_file():
+    path = folder / MANIFEST
+    if not path.is_file():
         return None
+    if FORMAT not in path.read_text(encoding="utf-8", errors="replace"):
+        raise DataError(f"{path} belongs to something else; choose another --output")
     try:
         manifest = read_manifest(folder)
     except DataError as error:
@@ -221,34 +220,41 @@ def _finished(folder: Path, fingerprint: str, say: Say) -> Manifest | None:
         if manifest.parameters.get("fingerprint") == fingerprint:
             return manifest
         say(f"starting over: {folder} was prepared from other tables or with other parameters")
-    _remove(folder, MANIFEST, *_SHARDS, *_NOTES)
+        _clear(folder, splits=manifest.splits, keep=())
+    path.unlink()
     return None
 
 
-def _kept(plan: Plan, shards: Iterable[str], say: Say) -> dict[str, Note]:
+def _kept(plan: Plan, shards: Collection[str], say: Say) -> dict[str, Note]:
     """The notes of the shards that a stopped run left; everything else of it is removed."""
     found: dict[str, Note] = {}
+    begun = False
     for name in shards:
+        begun |= note_path(plan.folder, name).exists()
         with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
-            content = json.loads((plan.folder / f"{name}.json").read_text(encoding="utf-8"))
-            note = Note(content["fingerprint"], ShardInfo(**content["info"]), content["skipped"])
+            note = read_note(plan.folder, name)
             size = (plan.folder / f"{name}.pt").stat().st_size
             if (note.fingerprint, note.info.file, note.info.bytes) == (plan.fingerprint, f"{name}.pt", size):
                 found[name] = note
-    stale = [path for pattern in (*_SHARDS, *_NOTES) for path in plan.folder.glob(pattern) if path.stem not in found]
     if found:
-        say(f"going on: {len(found)} finished shards are kept")
-    elif any(path.suffix == ".json" for path in stale):
+        say(f"going on: {len(found)} of {len(shards)} shards were finished before")
+    elif begun:
         say(f"starting over: {plan.folder} was begun from other tables or with other parameters")
-    for path in stale:
-        path.unlink()
+    _clear(plan.folder, splits=plan.splits, keep=found)
     return found
 
 
-def _remove(folder: Path, *patterns: str) -> None:
-    for pattern in patterns:
-        for path in folder.glob(pattern):
+def _clear(folder: Path, *, splits: Iterable[str], keep: Container[str]) -> None:
+    """Remove shards, notes and what a killed run was writing."""
+    ours = re.compile(rf"\.?((?:{'|'.join(map(re.escape, splits))})-\d{{5,}})\.(?:pt|json)(?:\.\d+\.tmp)?")
+    for path in folder.iterdir():
+        match = ours.fullmatch(path.name)
+        if match and (match[1] not in keep or path.suffix == ".tmp"):
             path.unlink()
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Estimates and words
 
 
 def _estimate(plan: Plan, *, patches: int, seconds: float, workers: int, say: Say) -> None:
@@ -278,187 +284,8 @@ def _seconds_per_patch(plan: Plan) -> float:
     return (time.perf_counter() - start) / max(1, len(few))
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# Shards
-
-
-def make_shard(task: Task) -> Note:
-    """Read the rows of a shard, write it, and the note beside it."""
-    reader = PatchReader(task.root, geometry=task.geometry, select=task.options.select)
-    patches: list[Patch] = []
-    skipped: list[dict[str, Any]] = []
-
-    def skip(row: Row, what: str, path: Any, reason: str) -> None:
-        entry = {"split": row.split, "key": row.key, "what": what, "path": str(path), "reason": reason}
-        if task.options.strict:
-            raise DataError(_strict_message(entry))
-        skipped.append(entry)
-
-    for row in task.rows:
-        try:
-            patch = reader.read(row)
-        except Unusable as reason:
-            skip(row, "patch", row.hr, str(reason))
-        else:
-            for path, why in patch.dropped:
-                skip(row, "acquisition", path, why)
-            patches.append(patch)
-    shard = assemble(patches, geometry=task.geometry, maxima=task.maxima)
-    clipped = sum(view.clipped for patch in patches for view in patch.views)
-    info = write_shard(task.folder / f"{task.name}.pt", shard, clipped=clipped)
-    note = Note(task.fingerprint, info, skipped)
-    write_text(task.folder / f"{task.name}.json", json.dumps(asdict(note)))
-    return note
-
-
-def assemble(patches: list[Patch], *, geometry: Geometry, maxima: tuple[float, ...]) -> Shard:
-    """The tensors of a shard."""
-    singles = [patch for patch in patches if patch.single is not patch.views[patch.nearest()]]
-    shapes = layout(geometry, samples=len(patches), singles=len(singles))
-    shard: Shard = {name: torch.empty(shape, dtype=dtype) for name, (dtype, shape) in shapes.items()}
-    for row, patch in enumerate(patches):
-        padding = geometry.length - len(patch.views)
-        padded = patch.views + patch.views[-1:] * padding
-        shard["hr"][row] = patch.hr
-        shard["lr"][row] = torch.stack([view.lr for view in padded])
-        shard["dates"][row] = torch.tensor([view.offset for view in padded])
-        shard["alphas"][row] = torch.arange(geometry.length) < len(patch.views)
-        _tables(shard, "", row, patch.hr, patch.views[patch.nearest()].lr, maxima)
-    shard["single"].fill_(-1)
-    for number, patch in enumerate(singles):
-        shard["single"][patches.index(patch)] = number
-        shard["single_lr"][number] = patch.single.lr
-        shard["single_dates"][number] = patch.single.offset
-        _tables(shard, "single_", number, patch.hr, patch.single.lr, maxima)
-    names = sorted({name for patch in patches for name in patch.columns})
-    shard["key"] = [patch.key for patch in patches]
-    shard["columns"] = {name: [patch.columns.get(name) for patch in patches] for name in names}
-    return shard
-
-
-def _tables(shard: Shard, prefix: str, row: int, hr: Tensor, lr: Tensor, maxima: tuple[float, ...]) -> None:
-    counts, normalised = count_levels(hr), normalise_lr(reflectance(lr), maxima)
-    shard[f"{prefix}matching"][row] = matching_table(counts, normalised, method="histogram")
-    shard[f"{prefix}matching_moment"][row] = matching_table(counts, normalised, method="moment")
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# Normalisation
-
-
-def _maxima(plan: Plan, pool: ProcessPoolExecutor | None) -> tuple[float, ...]:
-    """The reflectance that becomes 1, a band: published, or a percentile over the acquisitions of the train split."""
-    if plan.options.percentile is None:
-        return PUBLISHED_MAXIMA
-    tasks = [
-        Task(name, rows, plan.root, plan.folder, plan.options, plan.geometry, PUBLISHED_MAXIMA, plan.fingerprint)
-        for name, rows in plan.shards().items()
-        if _split_of(name) == "train"
-    ]
-    counts = np.zeros((BANDS, _VALUES), dtype=np.int64)
-    for _, part in _run(pool, count_values, tasks):
-        counts += part
-    if not counts.sum():
-        raise DataError(f"{plan.root}: no usable patch in the train split to take percentiles of")
-    return tuple(max(percentile(band, plan.options.percentile), 1.0) / 10000 for band in counts)
-
-
-def count_values(task: Task) -> NDArray[np.int64]:
-    """How often each value of reflectance × 10000 occurs in the series of a shard's rows, (bands, 32768)."""
-    reader = PatchReader(task.root, geometry=task.geometry, select=task.options.select)
-    counts = np.zeros((BANDS, _VALUES), dtype=np.int64)
-    for row in task.rows:
-        with contextlib.suppress(Unusable):
-            for view in reader.read(row).views:
-                for band in range(BANDS):
-                    counts[band] += np.bincount(view.lr[band].clamp(min=0).flatten().numpy(), minlength=_VALUES)
-    return counts
-
-
-def percentile(counts: NDArray[np.int64], percent: float) -> float:
-    """The percentile of values 0, 1, 2... that occur ``counts`` times, interpolated as ``numpy.percentile`` does."""
-    ends = np.cumsum(counts)
-    rank = percent / 100 * (int(ends[-1]) - 1)
-    low, high = np.searchsorted(ends, [np.floor(rank), np.ceil(rank)], side="right")
-    return float(low + (high - low) * (rank - np.floor(rank)))
-
-
-def _origin_of_maxima(options: Options) -> str:
-    if options.percentile is None:
-        return "98th percentiles of BreizhSR's train split, as published"
-    return f"{options.percentile:g}th percentiles of the train split"
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# Processes
-
-
-@contextlib.contextmanager
-def _pool(workers: int) -> Iterator[ProcessPoolExecutor | None]:
-    """Processes of their own (spawned: GDAL and torch don't like to be forked); None for one."""
-    if workers <= 1:
-        yield None
-        return
-    context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker)
-    try:
-        yield pool
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _start_worker() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the main process decides
-    torch.set_num_threads(1)
-    quiet()
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        threading.Thread(target=_end_with, args=[parent], daemon=True).start()
-
-
-def _end_with(process: BaseProcess) -> None:
-    """Don't outlive a main process that was killed."""
-    process.join()
-    os._exit(1)
-
-
-def quiet() -> None:
-    """What GDAL has to say of a file becomes a reason in the manifest; it needn't be on the screen too."""
-    logging.getLogger("rasterio").setLevel(logging.CRITICAL)
-
-
-def _run(
-    pool: ProcessPoolExecutor | None, function: Callable[[Task], Result], tasks: list[Task]
-) -> Iterator[tuple[Task, Result]]:
-    """(task, result) as they are done."""
-    if pool is None:
-        yield from ((task, function(task)) for task in tasks)
-        return
-    futures = {pool.submit(function, task): task for task in tasks}
-    try:
-        for future in as_completed(futures):
-            yield futures[future], future.result()
-    except BrokenProcessPool as error:
-        raise DataError("a worker process died, perhaps for lack of memory; try fewer --workers") from error
-    finally:
-        for future in futures:
-            future.cancel()
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# Words
-
-
 def _split_of(name: str) -> str:
     return name.rpartition("-")[0]
-
-
-def _strict_message(entry: dict[str, Any]) -> str:
-    return f"--strict: {entry['split']} {entry['key']}: {entry['what']} {entry['path']}: {entry['reason']}"
 
 
 def _summary(manifest: Manifest) -> str:
@@ -466,7 +293,7 @@ def _summary(manifest: Manifest) -> str:
     size = sum(shard.bytes for shards in manifest.splits.values() for shard in shards)
     what = Counter(entry["what"] for entry in manifest.skipped)
     skipped = ", ".join(f"{n} {kind}{'s' if n > 1 else ''}" for kind, n in sorted(what.items()))
-    return f"{counts} patches, {_bytes(size)}" + (f"; skipped {skipped} ({MANIFEST} says why)" if skipped else "")
+    return f"{counts} patches, {_bytes(size)}" + (f"; left out: {skipped} ({MANIFEST} says why)" if skipped else "")
 
 
 def _bytes(n: int) -> str:

@@ -18,7 +18,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from tqdm import tqdm
 
 from data_gen.dataset import SELECTIONS
-from data_gen.prepare import Options, prepare, quiet
+from data_gen.prepare import Options, prepare
+from data_gen.workers import quiet
 from utils.cli import Parser, run
 from utils.errors import ConfigError, Stopped
 
