@@ -27,21 +27,17 @@ class LTAEOptions(TypedDict, total=False):
     positional_encoding: bool
 
 
-def normalise_series(x: Tensor, *, groups: int, eps: float, valid: Tensor | None = None) -> Tensor:
-    """Zero mean and unit variance over time and the channels of a group: (B, T, h, w, C), at least in float32.
+def normalise(x: Tensor, *, groups: int, eps: float, share: Tensor | None = None, over_time: bool = False) -> Tensor:
+    """Zero mean and unit variance over the channels of a group: (B, ..., C), at least in float32.
 
-    ``valid`` (B, T): only these views count.
+    ``over_time``: over the second axis as well, where ``share`` (B, T), of mean 1 over time, weighs the views.
     """
-    x = x.to(torch.promote_types(x.dtype, torch.float32)).unflatten(-1, (groups, -1))  # (B, T, h, w, groups, c)
-    if valid is None:
-        share = None
-    else:  # (B, T, 1, 1, 1, 1), mean 1 over time
-        share = valid.to(x.dtype) / valid.to(x.dtype).mean(dim=1, keepdim=True).clamp(min=1 / valid.shape[1])
-        share = share[:, :, None, None, None, None]
+    x = x.to(torch.promote_types(x.dtype, torch.float32)).unflatten(-1, (groups, -1))  # (B, ..., groups, c)
 
     def mean(y: Tensor) -> Tensor:
-        y = y if share is None else y * share
-        return y.mean(dim=1, keepdim=True).mean(dim=-1, keepdim=True)  # one axis after the other: much faster than both
+        if over_time:
+            y = (y if share is None else y * share[:, :, None, None, None, None]).mean(dim=1, keepdim=True)
+        return y.mean(dim=-1, keepdim=True)  # one axis after the other is much faster than both at once
 
     centred = x - mean(x)
     return (centred * torch.rsqrt(mean(centred.square()) + eps)).flatten(-2)
@@ -58,21 +54,26 @@ class AttentionHeads(nn.Module):
         nn.init.normal_(self.fc1_k.weight, std=math.sqrt(2 / d_k))
         self.dropout = nn.Dropout(0.1)
 
-    def forward(self, x: Tensor, pad_mask: Tensor | None) -> tuple[Tensor, Tensor]:
-        """x (B, T, h, w, d_model) -> (B, h, w, d_model) and attention (B, T, h, w, heads)."""
+    def logit_projection(self) -> tuple[Tensor, Tensor]:
+        """Weight (heads, d_model) and bias (heads,) that take a token straight to its logits.
+
+        The query doesn't depend on the input, so q·(K x + b) / √d_k is one linear map of x.
+        """
         heads, d_k = self.Q.shape
-        # The query doesn't depend on the input: q·(K x + b) / √d_k is one projection to the heads.
         query = (self.Q / math.sqrt(d_k)).unsqueeze(1)  # (heads, 1, d_k)
-        weight = (query @ self.fc1_k.weight.unflatten(0, (heads, d_k))).squeeze(1)  # (heads, d_model)
-        bias = (query @ self.fc1_k.bias.view(heads, d_k, 1)).view(heads)
-        logits = F.linear(x, weight, bias)  # (B, T, h, w, heads)
+        weight = query @ self.fc1_k.weight.unflatten(0, (heads, d_k))  # (heads, 1, d_model)
+        bias = query @ self.fc1_k.bias.view(heads, d_k, 1)  # (heads, 1, 1)
+        return weight.squeeze(1), bias.flatten()
+
+    def forward(self, tokens: Tensor, logits: Tensor, pad_mask: Tensor | None) -> tuple[Tensor, Tensor]:
+        """tokens (B, T, h, w, d_model), logits (B, T, h, w, heads) -> (B, h, w, d_model), attention like the logits."""
         if pad_mask is not None:
             logits = logits.masked_fill(pad_mask[:, :, None, None, None], -1e3)
         attention = self.dropout(logits.softmax(dim=1))
-        values = x.unflatten(-1, (heads, -1))  # (B, T, h, w, heads, d)
+        values = tokens.unflatten(-1, (len(self.Q), -1))  # (B, T, h, w, heads, d)
         mixed: Tensor | None = None
-        for weights, view in zip(attention.unsqueeze(-1).unbind(1), values.unbind(1), strict=True):
-            mixed = weights * view if mixed is None else torch.addcmul(mixed, weights, view)  # no product is kept
+        for weight, value in zip(attention.unsqueeze(-1).unbind(1), values.unbind(1), strict=True):
+            mixed = weight * value if mixed is None else torch.addcmul(mixed, weight, value)  # no product is kept
         assert mixed is not None
         return mixed.flatten(-2), attention
 
@@ -125,15 +126,22 @@ class LTAE2d(nn.Module):
         even = torch.arange(len(self.denominators), device=dates.device) % 2 == 0
         return torch.where(even, angles.sin(), angles.cos()).repeat(1, 1, self.heads)
 
-    def embed(self, x: Tensor, dates: Tensor, valid: Tensor | None) -> Tensor:
-        """Normalise every pixel's series, project it, add the position: (B, T, h, w, C) -> (B, T, h, w, d_model)."""
-        x = normalise_series(x, groups=self.heads, eps=self.in_norm.eps, valid=valid)
-        # The norm's scale and shift become a part of the projection, and the position a part of its bias.
+    def embed(self, x: Tensor, dates: Tensor, share: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Normalise every pixel's series, project it, add the position: (B, T, h, w, C) -> tokens and their logits.
+
+        One matrix product gives both; the norm's scale and shift are a part of its weight, the position of its bias.
+        """
+        x = normalise(x, groups=self.heads, eps=self.in_norm.eps, share=share, over_time=True)
         projection = self.inconv.weight.squeeze(-1)  # (d_model, C)
+        weight = projection * self.in_norm.weight
         bias = projection @ self.in_norm.bias + self.inconv.get_parameter("bias")  # (d_model,)
         if self.positional_encoding:
-            bias = (bias + self.position(dates))[:, :, None, None]  # (B, T, 1, 1, d_model)
-        return F.linear(x, projection * self.in_norm.weight).add_(bias)
+            bias = bias + self.position(dates)[:, :, None, None]  # (B, T, 1, 1, d_model)
+        to_logits, logit_bias = self.attention_heads.logit_projection()
+        weight = torch.cat([weight, to_logits @ weight])  # (d_model + heads, C)
+        bias = torch.cat([bias, bias @ to_logits.T + logit_bias], dim=-1)  # (B, T, 1, 1, d_model + heads)
+        tokens, logits = F.linear(x, weight).add_(bias).split([len(projection), self.heads], dim=-1)
+        return tokens, logits  # (B, T, h, w, d_model), (B, T, h, w, heads)
 
     def forward(
         self, x: Tensor, dates: Tensor, pad_mask: Tensor | None = None, *, norm_padding: bool = True
@@ -143,8 +151,13 @@ class LTAE2d(nn.Module):
         ``pad_mask`` (B, T), True = padding: gets no attention. With ``norm_padding`` false padding doesn't
         enter the input's normalisation either, so the result is that of the series without it.
         """
-        valid = None if pad_mask is None or norm_padding else ~pad_mask
+        share = None
+        if pad_mask is not None and not norm_padding:
+            valid = (~pad_mask).to(x.dtype)
+            share = valid / valid.mean(dim=1, keepdim=True).clamp(min=1 / valid.shape[1])
         x = x.movedim(2, -1).contiguous()  # (B, T, h, w, C); not a copy if the maps are channels_last
-        out, attention = self.attention_heads(self.embed(x, dates, valid), pad_mask)  # (B, h, w, d_model)
-        pixels = self.out_norm(self.dropout(self.mlp(out.flatten(0, 2))))  # (B * h * w, mlp[-1])
-        return pixels.view(*out.shape[:3], -1).movedim(-1, 1), attention.permute(4, 0, 1, 2, 3)
+        mixed, attention = self.attention_heads(*self.embed(x, dates, share), pad_mask)  # (B, h, w, d_model)
+        pixels = self.dropout(self.mlp(mixed.flatten(0, 2)))  # (B * h * w, mlp[-1])
+        pixels = normalise(pixels, groups=self.heads, eps=self.out_norm.eps)
+        pixels = pixels * self.out_norm.weight + self.out_norm.bias
+        return pixels.view(*mixed.shape[:3], -1).movedim(-1, 1), attention.permute(4, 0, 1, 2, 3)
