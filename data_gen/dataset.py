@@ -38,6 +38,10 @@ class Unusable(Exception):
     """Why a patch or an acquisition can't be used."""
 
 
+class Missing(Unusable):
+    """There is no file."""
+
+
 class Row(NamedTuple):
     """One row of a table, as it stands there."""
 
@@ -202,7 +206,7 @@ class PatchReader:
         return [chosen[position] for position in sorted(chosen)]
 
     def _hr(self, path: str) -> Tensor:
-        with _opened(inside(self._root, path)) as source:
+        with opened(inside(self._root, path)) as source:
             height, width = cropped(source.height, _CROP), cropped(source.width, _CROP)
             if height != width:
                 raise Unusable(f"not square: {source.height}×{source.width}")
@@ -212,7 +216,7 @@ class PatchReader:
                 )
             if source.dtypes[0] != "uint8":
                 raise Unusable(f"is {source.dtypes[0]}, 8-bit levels are expected")
-            pixels, nodata = _pixels(source), source.nodata
+            pixels, nodata = pixels_of(source), source.nodata
         if (pixels == (0 if nodata is None else nodata)).all():
             raise Unusable("nothing but nodata")
         return torch.from_numpy(np.ascontiguousarray(pixels[:, :height, :width]))
@@ -221,12 +225,12 @@ class PatchReader:
         if not _INT16.min <= acquisition.offset <= _INT16.max:
             raise Unusable(f"its date is {acquisition.offset} days away")
         size = self._geometry.lr_size
-        with _opened(inside(self._root, acquisition.path)) as source:
+        with opened(inside(self._root, acquisition.path)) as source:
             if source.height != source.width:
                 raise Unusable(f"not square: {source.height}×{source.width}")
             if cropped(source.height, _CROP // self._geometry.scale) != size:
                 raise Unusable(f"is {source.height}×{source.width}, the data set {size} once cropped")
-            pixels, nodata = _pixels(source), source.nodata
+            pixels, nodata = pixels_of(source), source.nodata
         lr, clipped, empty = to_int16(pixels[:, :size, :size], nodata=nodata)
         if empty:
             raise Unusable("nothing but nodata")
@@ -267,18 +271,21 @@ def inside(root: Path, relative: str) -> Path:
     return path
 
 
-class _opened:
-    """Opens a GeoTIFF of three bands; what goes wrong, also while it is read, is a reason."""
+class opened:
+    """Opens a GeoTIFF of three bands; what goes wrong, also while it is read, is a reason.
 
-    def __init__(self, path: Path) -> None:
+    Without its georeference by default: that takes four times as long to read as the pixels and is seldom needed.
+    """
+
+    def __init__(self, path: Path, *, georeferenced: bool = False) -> None:
         self._path = path
+        self._where = {} if georeferenced else {"GEOREF_SOURCES": "NONE"}
 
     def __enter__(self) -> rasterio.DatasetReader:
         if not self._path.is_file():
-            raise Unusable("missing file")
+            raise Missing("missing file")
         try:
-            # without its georeference, which takes four times as long to read as the pixels and isn't needed
-            self._source = rasterio.open(self._path, driver="GTiff", sharing=False, GEOREF_SOURCES="NONE")
+            self._source = rasterio.open(self._path, driver="GTiff", sharing=False, **self._where)
         except (RasterioError, OSError, ValueError) as error:
             raise Unusable(f"unreadable raster ({_line(error)})") from error
         if self._source.count != BANDS:
@@ -294,7 +301,7 @@ class _opened:
         self._source.close()
 
 
-def _pixels(source: rasterio.DatasetReader) -> NDArray[Any]:
+def pixels_of(source: rasterio.DatasetReader) -> NDArray[Any]:
     try:
         pixels = source.read()
     except (RasterioError, OSError, ValueError, MemoryError) as error:
@@ -329,12 +336,12 @@ def find_geometry(root: Path, rows: Sequence[Row], *, length: int) -> Geometry:
 
 
 def _geometry(root: Path, row: Row, acquisitions: list[Acquisition], length: int) -> Geometry:
-    with _opened(inside(root, row.hr)) as source:
+    with opened(inside(root, row.hr)) as source:
         hr_side = source.height
     reason = Unusable("no acquisition")
     for acquisition in acquisitions:
         try:
-            with _opened(inside(root, acquisition.path)) as source:
+            with opened(inside(root, acquisition.path)) as source:
                 lr_side = source.height
         except Unusable as error:
             reason = error

@@ -1,0 +1,128 @@
+"""How one image of a place lies on another: displacement to a tenth of a pixel, likeness, a fingerprint.
+
+Sensors and seasons change colours, and turn light fields dark; where fields end stays. So images are compared by the
+strength of their edges, summed over the bands.
+"""
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+from skimage.registration import phase_cross_correlation
+
+BLUR = 0.7  # pixels: keeps what a shift by parts of a pixel can be read from
+STEPS = 20  # a pixel is told apart in so many
+STRONGEST = 98  # percentile that edges are cut off at: no roof outweighs all fields
+LEAST_LIKENESS = 0.3  # a displacement of images that are less alike means nothing
+_LEAST_STRUCTURES = 12.0  # and in small images chance makes a likeness of this over their side
+_GAP = 2  # pixels around missing ones whose edges are not the ground's
+FINGERPRINT = 9  # cells along a side
+
+Image = NDArray[np.floating]  # (C, h, w)
+Mask = NDArray[np.bool_]  # (h, w)
+Edges = NDArray[np.float64]  # (h, w)
+
+
+class Displacement(NamedTuple):
+    """Where an image lies, seen from another: pixels down and to the right, and how alike both are there."""
+
+    rows: float
+    columns: float
+    likeness: float  # correlation of the edges where they overlap: 1 equal, 0 unrelated
+
+    @property
+    def length(self) -> float:
+        return math.hypot(self.rows, self.columns)
+
+
+def reduced(image: Image, factor: int) -> Image:
+    """The means of factor×factor pixels of an image (C, h, w); what is left over at the bottom and right is cut."""
+    bands, height, width = image.shape
+    h, w = height // factor, width // factor
+    return image[:, : h * factor, : w * factor].reshape(bands, h, factor, w, factor).mean((2, 4))
+
+
+def edges(image: Image, data: Mask | None = None) -> Edges:
+    """The strength of the edges (h, w) of an image, without their mean, fading out to the border.
+
+    ``data``: where the image has data (default: everywhere).
+    """
+    data = np.ones(image.shape[1:], dtype=bool) if data is None else data
+    if not data.any():
+        return np.zeros(image.shape[1:])
+    squares = np.zeros(image.shape[1:])
+    for band in image:
+        low, middle, high = np.percentile(band[data], [2, 50, 98])
+        levels = (np.where(data, band, middle) - low) / max(high - low, 1e-9)
+        for order in ((0, 1), (1, 0)):
+            squares += ndimage.gaussian_filter(levels.clip(-0.5, 1.5), BLUR, order=order) ** 2
+    strength = np.sqrt(squares)
+    height, width = strength.shape
+    window = np.sqrt(np.outer(np.hanning(height + 2)[1:-1], np.hanning(width + 2)[1:-1]))
+    if not data.all():
+        window *= ~ndimage.binary_dilation(~data, iterations=_GAP)
+    if not window.any():
+        return np.zeros_like(strength)
+    strength = np.minimum(strength, np.percentile(strength[window > 0], STRONGEST))
+    return (strength - np.average(strength, weights=window)) * window
+
+
+def displacement(reference: Edges, moved: Edges) -> Displacement | None:
+    """How far an image lies from another of the same place; None where they aren't alike enough to tell.
+
+    Phase correlation's sub-pixel search (Guizar-Sicairos, Thurman and Fienup, Optics Letters 2008) over the
+    cross-correlation of edges.
+    """
+    if not reference.any() or not moved.any():
+        return None
+    back, _, _ = phase_cross_correlation(reference, moved, upsample_factor=STEPS, normalization=None)
+    found = Displacement(-float(back[0]), -float(back[1]), likeness(reference, moved, back))
+    side = min(reference.shape)
+    if found.length > side / 4 or found.likeness < max(LEAST_LIKENESS, _LEAST_STRUCTURES / side):
+        return None
+    return found
+
+
+def likeness(reference: Edges, moved: Edges, back: NDArray | tuple[float, float] = (0, 0)) -> float:
+    """Correlation of edges where they overlap once the second image is moved ``back`` (rows, columns)."""
+    laid = ndimage.shift(moved, back, order=1, cval=np.nan)
+    both = np.isfinite(laid)
+    if both.sum() < 9:
+        return 0.0
+    return correlation(reference[both], laid[both])
+
+
+def correlation(a: NDArray, b: NDArray) -> float:
+    """Pearson's, of arrays of one size; 0 where one is constant."""
+    a, b = a - a.mean(), b - b.mean()
+    size = math.sqrt(float((a * a).sum()) * float((b * b).sum()))
+    return float((a * b).sum()) / size if size > 0 else 0.0
+
+
+def band_order(reference: Image, image: Image) -> float:
+    """Whether red minus blue goes together in both images: 1 yes, −1 the bands stand in the opposite order."""
+    first, second = ((_standard(x[0]) - _standard(x[-1])).ravel() for x in (reference, image))
+    return correlation(first, second)
+
+
+def _standard(band: NDArray) -> NDArray[np.float64]:
+    return (band - band.mean()) / max(float(band.std()), 1e-9)
+
+
+def fingerprint(image: Image) -> NDArray[np.float32] | None:
+    """How bright each of FINGERPRINT² cells is beside its neighbours, as a unit vector; None where all are alike.
+
+    Nearly the same images have nearly the same vector (a difference hash, dHash, that keeps its numbers).
+    """
+    grey = image.mean(0, dtype=np.float64)
+    for axis in (0, 1):
+        edge = np.linspace(0, grey.shape[axis], FINGERPRINT + 1).astype(int)[:-1]
+        if len(set(edge)) < FINGERPRINT:
+            return None
+        sizes = np.diff([*edge, grey.shape[axis]])
+        grey = np.add.reduceat(grey, edge, axis=axis) / np.expand_dims(sizes, 1 - axis)
+    steps = np.concatenate([np.diff(grey, axis=0).ravel(), np.diff(grey, axis=1).ravel()])
+    size = float(np.linalg.norm(steps))
+    return (steps / size).astype(np.float32) if size > 0.5 * math.sqrt(len(steps)) else None
