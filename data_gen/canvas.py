@@ -1,5 +1,6 @@
 """The picture of a place while it is being painted, and the finished scene, which can be seen on any day."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -9,6 +10,7 @@ from data_gen.noise import Floats, smooth_noise
 from data_gen.phenology import KINDS, Surfaces
 
 Indices = NDArray[np.intp]
+Reals = NDArray[np.floating]
 SHADOW = 0.55  # how much darker full shadow is
 
 
@@ -58,9 +60,8 @@ class Canvas:
         self.share = np.zeros((size, size), dtype=np.float32)
         self.height = np.zeros((size, size), dtype=np.float32)  # pixels above the ground
         self.rows = np.zeros((size, size), dtype=np.float32)
-        self._kind: list[int] = []
-        self._delay: list[int] = []
-        self._tint: list[Floats] = []
+        none = np.zeros(0, dtype=np.intp)
+        self._known = Surfaces(kind=none, delay=none, tint=np.zeros((3, 0), dtype=np.float32))
 
     def noise(self, step: float) -> Floats:
         """(size, size) smooth noise of unit variance."""
@@ -68,11 +69,26 @@ class Canvas:
 
     def surface(self, kind: str, *, delay: float = 0.0, vary: float = 0.03) -> int:
         """A new surface: its label. ``delay`` days late; ``vary`` is the spread of its brightness."""
+        return int(self.surfaces([kind], delay=np.array([delay]), vary=np.array([vary]))[0])
+
+    def surfaces(self, kinds: Sequence[str], *, delay: Reals, vary: Reals) -> Indices:
+        """New surfaces: their labels, which follow each other; one delay and one spread for each."""
         g = self.generator
-        self._kind.append(KINDS[kind])
-        self._delay.append(round(delay))
-        self._tint.append(np.exp(g.normal(0, vary) + g.normal(0, vary / 4, 3)).astype(np.float32))
-        return len(self._kind) - 1
+        first = self._known.kind.size
+        brightness = vary * g.standard_normal(len(kinds))
+        colour = vary / 4 * g.standard_normal((3, len(kinds)))
+        new = Surfaces(
+            kind=np.array([KINDS[kind] for kind in kinds]),
+            delay=np.round(delay).astype(np.intp),
+            tint=np.exp(brightness + colour).astype(np.float32),
+        )
+        old = self._known
+        self._known = Surfaces(
+            kind=np.concatenate([old.kind, new.kind]),
+            delay=np.concatenate([old.delay, new.delay]),
+            tint=np.concatenate([old.tint, new.tint], axis=1),
+        )
+        return np.arange(first, first + len(kinds))
 
     def paint(
         self, coverage: Floats, label: int | Indices, *, at: Indices | None = None, height: float | Floats = 0.0
@@ -100,20 +116,12 @@ class Canvas:
 
     def labels_of(self, kind: str) -> Indices:
         """The labels of all surfaces of a kind."""
-        return np.flatnonzero(np.array(self._kind) == KINDS[kind])
-
-    def surfaces(self) -> Surfaces:
-        return Surfaces(
-            np.array(self._kind, dtype=np.intp),
-            np.array(self._delay, dtype=np.intp),
-            np.ascontiguousarray(np.array(self._tint, dtype=np.float32).T),
-        )
+        return np.flatnonzero(self._known.kind == KINDS[kind])
 
     def finish(self, *, shade: Floats) -> Scene:
         """The scene, with its texture and shadows; ``shade`` (size, size) is a further factor."""
-        surfaces = self.surfaces()
-        _, broad, fine = surfaces.textures()
-        grain = self.noise(2.6)
+        _, broad, fine = self._known.textures()
+        grain = self.noise(3.2)
         lit = grain.copy()
         lit[:-2] -= 0.8 * grain[2:]  # bright on the side that looks to the sun
         relief = 1 + np.take(broad, self.label) * (0.7 * self.noise(11.0) + 0.7 * self.noise(34.0))
@@ -124,7 +132,7 @@ class Canvas:
         far = np.maximum(self._cast(3, 2.0), np.maximum(self._cast(4, 2.6), self._cast(6, 3.6)))
         mixed = np.flatnonzero(self.share > 0.02)
         return Scene(
-            surfaces=surfaces,
+            surfaces=self._known,
             label=self.label,
             mixed=mixed,
             second=self.second.reshape(-1)[mixed],

@@ -76,13 +76,9 @@ def _build(canvas: Canvas, houses: Floats, dry: np.ndarray) -> None:
     bushes = whole * 0
     np.maximum.at(bushes, at.reshape(-1), np.clip(garden * (ragged - 1.1) * 2, 0, 1).reshape(-1).astype(np.float32))
     canvas.paint(bushes.reshape(canvas.size, canvas.size), canvas.surface("oak", vary=0.1), height=2.5)
-    kinds = np.array(
-        [
-            [canvas.surface(f"{kind}_{side}", vary=0.08) for side in ("dark", "lit")]
-            for kind in ("slate", "tile", "sheet")
-        ]
-    )
+    slopes = [f"{kind}_{side}" for kind in ("slate", "tile", "sheet") for side in ("dark", "lit")]
+    roofs = canvas.surfaces(slopes, delay=np.zeros(6), vary=np.full(6, 0.08)).reshape(3, 2)
     sunny = v * np.where(np.cos(direction) > 0, 1, -1) > 0  # the slope that looks south
-    label = kinds[roof.astype(np.intp), sunny.astype(np.intp)]
+    label = roofs[roof.astype(np.intp), sunny.astype(np.intp)]
     cover = np.clip(0.5 - wall, 0, 1)
     canvas.paint(cover.reshape(-1), label.reshape(-1), at=at.reshape(-1), height=2.4)

@@ -22,6 +22,7 @@ _CROPS = {
     "conifer": 0.02,
 }
 _WOODED = ("oak", "willow", "conifer")
+_WOOD_LEVEL = 4  # of the cuts: woods are about this large
 _TREE_HEIGHT = 4.0  # 10 m
 
 
@@ -50,20 +51,23 @@ def _sow(canvas: Canvas, plan: Plan, cells: Cells, x: Floats, y: Floats) -> None
     chances = np.array(list(_CROPS.values())) * g.gamma(2.0, 0.5, len(_CROPS))
     crops = g.choice(list(_CROPS), size=2**DEPTH, p=chances / chances.sum())
     late = g.normal(0, 6)
-    for crop in crops:
-        canvas.surface(str(crop), delay=late + g.normal(0, 8), vary=0.02 if crop in _WOODED else 0.09)
-    canvas.label[...] = cells.parcel  # the first surfaces are the parcels, in order
+    woods = g.random(2**_WOOD_LEVEL) < g.choice([0.02, 0.15])
+    crops[np.repeat(woods, 2 ** (DEPTH - _WOOD_LEVEL))] = g.choice(["oak", "oak", "conifer"])
     wooded = np.isin(crops, _WOODED)
-    canvas.height[...] = np.where(wooded, _TREE_HEIGHT, 0)[cells.parcel]
-    across = np.take(np.sin(plan.angle), cells.parcel) * x - np.take(np.cos(plan.angle), cells.parcel) * y
+    labels = canvas.surfaces(crops, delay=g.normal(late, 8, len(crops)), vary=np.where(wooded, 0.02, 0.09))
+    np.take(labels, cells.parcel, out=canvas.label, mode="clip")
+    np.take(np.where(wooded, _TREE_HEIGHT, 0).astype(np.float32), cells.parcel, out=canvas.height, mode="clip")
+    across = np.take(np.sin(plan.angle), cells.parcel) * x
+    across -= np.take(np.cos(plan.angle), cells.parcel) * y
     inner = np.abs(cells.distance)
-    across = np.where(inner < 6, inner, across)  # headlands are worked along the edge
-    period = g.uniform(4.5, 11, 2**DEPTH).astype(np.float32)
-    turn = across / np.take(period, cells.parcel)
+    np.copyto(across, inner, where=inner < 6)  # headlands are worked along the edge
+    period = np.take(g.uniform(6, 13, 2**DEPTH).astype(np.float32), cells.parcel)
+    turn = across / period
     strip = np.floor(turn)
     stripes = g.uniform(-1, 1, 1024).astype(np.float32)
-    canvas.rows += 0.9 * stripes[(strip.astype(np.intp) + 37 * cells.parcel) % 1024]
-    canvas.rows -= 0.9 * ((turn - strip) * np.take(period, cells.parcel) < 1)  # tramlines
+    tramlines = (turn - strip) * period < 1
+    strip += 37 * cells.parcel.astype(np.float32)
+    canvas.rows[...] = 0.9 * (np.take(stripes, strip.astype(np.intp) & 1023) - tramlines)
 
 
 def _draw_lines(canvas: Canvas, plan: Plan) -> dict[str, Floats]:
@@ -97,13 +101,13 @@ def _line_up(canvas: Canvas, cells: Cells, lines: dict[str, Floats], wet: Floats
     """Paint margins, hedges, lanes and roads along the cuts."""
     g = canvas.generator
     gaps, bumps = canvas.noise(9), canvas.noise(2.2)
-    near = np.abs(cells.distance) < 9
+    near = np.abs(cells.distance) < 8
     at = np.flatnonzero(near)
     line = cells.line.reshape(-1)[at]
     signed = cells.distance.reshape(-1)[at]
     apart = np.abs(signed)
-    verges = np.array([canvas.surface("verge", delay=g.normal(0, 10), vary=0.08) for _ in range(3)])
-    trees = np.array([canvas.surface(k, delay=g.normal(0, 8), vary=0.1) for k in ("oak", "oak", "oak", "willow")])
+    verges = canvas.surfaces(["verge"] * 3, delay=g.normal(0, 10, 3), vary=np.full(3, 0.08))
+    trees = canvas.surfaces(["oak", "oak", "oak", "willow"], delay=g.normal(0, 8, 4), vary=np.full(4, 0.1))
     canvas.paint(np.clip(lines["verge"][line] - apart + 0.5, 0, 1), verges[line % 3], at=at)
     thick = np.where(signed > 0, lines["right"][line], lines["left"][line])
     gap = 3.0 * np.clip(lines["gaps"][line] - gaps.reshape(-1)[at] + 0.4, 0, 4)

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from data_gen.noise import Floats
 
-DEPTH = 9  # at most 2**9 parcels
+DEPTH = 8  # at most 2**8 parcels
 LINES = 2**DEPTH - 1
 _NEVER = 1e6  # the offset of a cut that is not made: everything lies on its near side
 
@@ -33,7 +33,7 @@ def plan_parcels(generator: np.random.Generator, *, radius: float, area: float) 
 
     The disc has no direction of its own, so the first cut chooses the direction that the fields of the place follow.
     """
-    step = 6.0
+    step = 7.0
     axis = np.arange(-radius, radius + step, step)
     x, y = (grid.ravel() for grid in np.meshgrid(axis, axis))
     inside = x**2 + y**2 < radius**2
@@ -41,8 +41,8 @@ def plan_parcels(generator: np.random.Generator, *, radius: float, area: float) 
     node = np.zeros(x.size, dtype=np.intp)
     normal = np.zeros((2, LINES))
     offset = np.full(LINES, _NEVER)
-    angle = np.zeros(2 * LINES + 1)
     main = generator.uniform(0, np.pi)
+    own = np.zeros(1)  # direction of the last cut about each part
     for level in range(DEPTH):
         first, count = 2**level - 1, 2**level
         here = node - first
@@ -52,7 +52,8 @@ def plan_parcels(generator: np.random.Generator, *, radius: float, area: float) 
         xx, yy, xy = (np.bincount(here, weights=v, minlength=count) / points for v in (dx * dx, dy * dy, dx * dy))
         long_axis = 0.5 * np.arctan2(2 * xy, xx - yy)
         spread = np.sqrt((xx + yy) / 2 + np.hypot((xx - yy) / 2, xy))  # standard deviation along the long axis
-        across = long_axis + generator.normal(0, 0.09, count)
+        turned = np.round((long_axis - own) / (np.pi / 2)) * np.pi / 2  # square to the cut before, or along it
+        across = own + turned + generator.normal(0, 0.1, count)
         if level < 2:
             across = np.full(count, main + level * np.pi / 2) + generator.normal(0, 0.12, count)
         place = generator.uniform(-0.55, 0.55, count) * spread
@@ -62,11 +63,9 @@ def plan_parcels(generator: np.random.Generator, *, radius: float, area: float) 
         through = normal[0, lines] * mean_x + normal[1, lines] * mean_y + place
         offset[lines] = np.where(split, through, _NEVER)
         side = normal[0, node] * x + normal[1, node] * y > offset[node]
-        parents = np.arange(first, first + count)
-        own = np.where(split, across + np.pi / 2, angle[parents])  # rows follow the last cut
-        angle[2 * parents + 1] = angle[2 * parents + 2] = own
+        own = np.repeat(np.where(split, across + np.pi / 2, own), 2)
         node = 2 * node + 1 + side
-    rows = angle[LINES:] + np.pi / 2 * (generator.random(2**DEPTH) < 0.3)
+    rows = own + np.pi / 2 * (generator.random(2**DEPTH) < 0.3)
     return Plan(normal.astype(np.float32), offset.astype(np.float32), rows.astype(np.float32))
 
 
