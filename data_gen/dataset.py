@@ -28,7 +28,7 @@ GDAL_OPTIONS = {  # one file is one open: no listing of folders, no sidecar file
     "GDAL_NUM_THREADS": "1",
 }
 _CROP = 8  # sides are cropped to multiples of this, in high resolution
-_LARGEST_SIDE = 1 << 14
+_LARGEST_SIDE = 1 << 12
 _COLUMNS = ("split", "spot6_image", "sen2_acquisitions", "dates_spot6", "dates_sen2")
 _DAY = np.timedelta64(1, "D")
 _INT16 = np.iinfo(np.int16)
@@ -211,9 +211,7 @@ class PatchReader:
             if height != width:
                 raise Unusable(f"not square: {source.height}×{source.width}")
             if height != self._geometry.hr_size:
-                raise Unusable(
-                    f"is {source.height}×{source.width}, the data set {self._geometry.hr_size} after cropping"
-                )
+                raise Unusable(f"is {source.height}×{source.width}, the first patch {self._geometry.hr_size} (cropped)")
             if source.dtypes[0] != "uint8":
                 raise Unusable(f"is {source.dtypes[0]}, 8-bit levels are expected")
             pixels, nodata = pixels_of(source), source.nodata
@@ -282,9 +280,9 @@ class opened:
         self._where = {} if georeferenced else {"GEOREF_SOURCES": "NONE"}
 
     def __enter__(self) -> rasterio.DatasetReader:
-        if not self._path.is_file():
-            raise Missing("missing file")
         try:
+            if not self._path.is_file():
+                raise Missing("missing file")
             self._source = rasterio.open(self._path, driver="GTiff", sharing=False, **self._where)
         except (RasterioError, OSError, ValueError) as error:
             raise Unusable(f"unreadable raster ({_line(error)})") from error
@@ -337,20 +335,22 @@ def find_geometry(root: Path, rows: Sequence[Row], *, length: int) -> Geometry:
 
 def _geometry(root: Path, row: Row, acquisitions: list[Acquisition], length: int) -> Geometry:
     with opened(inside(root, row.hr)) as source:
-        hr_side = source.height
-    reason = Unusable("no acquisition")
+        hr_size = cropped(source.height, _CROP)
+    reasons = []
     for acquisition in acquisitions:
         try:
             with opened(inside(root, acquisition.path)) as source:
-                lr_side = source.height
-        except Unusable as error:
-            reason = error
+                side = source.height
+        except Unusable as reason:
+            reasons.append(f"{acquisition.path}: {reason}")
             continue
-        scale = round(hr_side / lr_side)
-        if scale in SCALES and hr_side >= _CROP:
-            return Geometry(hr_size=cropped(hr_side, _CROP), scale=scale, length=length)
-        reason = Unusable(f"is {lr_side} pixels beside {hr_side}; the truth must be 2, 4 or 8 times finer")
-    raise Unusable(f"{acquisitions[0].path}: {reason}")
+        for scale in SCALES:
+            if hr_size and cropped(side, _CROP // scale) * scale == hr_size:
+                return Geometry(hr_size=hr_size, scale=scale, length=length)
+        reasons.append(
+            f"{acquisition.path}: is {side} pixels for a truth of {hr_size}; it must be 2, 4 or 8 times finer"
+        )
+    raise Unusable(reasons[0])
 
 
 class RawBreizhSR:

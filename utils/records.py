@@ -67,10 +67,11 @@ class Decoder:
         columns: dict[str, list[Any]] = {}
         for values, places in blocks:
             array = self.array(values)
-            if array is not None:
-                array = array.reshape(-1, len(index))
+            if array is not None and array.shape[-1] != len(index):
+                raise ValueError(f"a column of {array.shape[-1]} values in a table of {len(index)} rows")
             for row, place in enumerate(self._places(places, len(names))):
-                columns[names[place]] = [None] * len(index) if array is None else list(map(self.value, array[row]))
+                cells = [None] * len(index) if array is None else array[row] if array.ndim == 2 else array
+                columns[names[place]] = list(map(self.value, cells))
         return index, {name: columns[name] for name in names}
 
     def _places(self, x: Any, size: int) -> list[int]:

@@ -31,7 +31,7 @@ FOLDER = "preprocessed"  # where a raw root keeps its store
 BANDS = 3
 SCALES = (2, 4, 8)
 SPLIT_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
-_LARGEST_SIDE = 1 << 14
+_LARGEST_SIDE = 1 << 12
 _LARGEST_MANIFEST = 1 << 30  # bytes
 _MOST_SAMPLES = 1 << 31
 
