@@ -194,7 +194,8 @@ def _ticks_x(axis: Axis, px: Callable[[float], float], height: int) -> str:
         parts.append(
             f'<text x="{px(value):.1f}" y="{height - _BOTTOM + 16}" text-anchor="middle">{escape(text)}</text>'
         )
-    middle = min((px(axis.low) + px(axis.high)) / 2, WIDTH - 3.2 * len(axis.label) - 4)  # never outside on the right
+    half = 3.1 * len(axis.label) + 4
+    middle = max(half, min((px(axis.low) + px(axis.high)) / 2, WIDTH - half))  # long labels stay inside
     parts.append(f'<text x="{middle:.1f}" y="{height - 6}" text-anchor="middle">{escape(axis.label)}</text>')
     return "".join(parts)
 

@@ -136,5 +136,5 @@ def plot(comparison: Comparison) -> str:
         scale = (1 if how.higher_is_better else -1) / spread if spread else np.nan
         low, high = sorted((of.low * scale, of.high * scale))
         sections.setdefault(f"{pair.first} against {pair.second}", []).append((how.label, of.mean * scale, low, high))
-    label = "difference in standard deviations over patches; right: the first is better"
+    label = "in standard deviations over patches; right: the first is better"
     return charts.standalone(charts.differences(sections, label=label))

@@ -31,8 +31,9 @@ class Example(NamedTuple):
 
 
 def choose_examples(values: Sequence[float], *, metric: str = "psnr", number: int = 2) -> list[tuple[str, int]]:
-    """The ``number`` best, median and worst patches by their metric, as (title, position); each patch once."""
+    """Up to ``number`` best, median and worst patches by their metric, as (title, position); each patch once."""
     worst_first = worst(metric, values, number=len(values))
+    number = max(1, min(number, len(worst_first) // 3))
     middle = max(0, (len(worst_first) - number) // 2)
     groups = {"best": worst_first[::-1][:number], "worst": worst_first[:number]}
     groups["median"] = worst_first[middle : middle + number]

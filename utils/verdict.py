@@ -10,6 +10,7 @@ from utils.metric_table import METRICS
 from utils.statistics import Difference, format_p
 
 UNCLEAR = "no clear difference"
+FEWEST = 6  # patches: with fewer, even when one side wins all, Wilcoxon's p is above 0.05
 
 
 def judgement(metric: str, difference: Difference) -> str:
@@ -39,8 +40,13 @@ def difference_sentence(metric: str, difference: Difference, *, name: str, refer
     sure = f"95% interval {interval(metric, difference.low, difference.high, sign=True)}"
     counted = f"better on {wins(metric, difference)} of {difference.pairs} patches"
     test = f"Wilcoxon test {format_p(difference.wilcoxon_p)}"
-    verb = f"shows {UNCLEAR} to" if words == UNCLEAR else f"is {words} than"
-    return f"{name} {verb} {reference}: {amount} ({sure}; {counted}; {test})."
+    if difference.pairs < FEWEST:
+        said = f"{difference.pairs} patches are too few to tell {name} from {reference}"
+    elif words == UNCLEAR:
+        said = f"{name} shows {UNCLEAR} to {reference}"
+    else:
+        said = f"{name} is {words} than {reference}"
+    return f"{said}: {amount} ({sure}; {counted}; {test})."
 
 
 def tally_sentence(differences: Mapping[str, Difference], *, reference: str) -> str:

@@ -109,6 +109,7 @@ def test_pictures_are_lossless(tmp_path: Path) -> None:
 def test_few_patches(tmp_path: Path, number: int) -> None:
     text = " ".join(read(page(tmp_path / "report.html", rows=rows(number), examples=[])).texts)
     assert f"better on {number} of {number} patches" in text
+    assert f"{number} patches are too few to tell misr/trial from bicubic" in text
     assert ("95% interval not known" in text) == (number == 1)
 
 
@@ -142,7 +143,8 @@ def test_examples_are_the_best_the_middle_and_the_worst() -> None:
     values = [3.0, 9.0, float("nan"), 1.0, 5.0, 7.0, float("inf")]
     assert choose_examples(values, number=1) == [("best", 6), ("median", 4), ("worst", 3)]
     assert choose_examples(values, metric="mae", number=1) == [("best", 3), ("median", 5), ("worst", 6)]
-    assert sorted(position for _, position in choose_examples(values, number=3)) == [0, 1, 3, 4, 5, 6]  # each once
+    assert sorted(position for _, position in choose_examples(values, number=9)) == [0, 1, 3, 4, 5, 6]  # each once
+    assert choose_examples([2.0, 3.0]) == [("best", 1), ("worst", 0)]
     assert choose_examples([2.0], number=2) == [("best", 0)]
     assert choose_examples([]) == []
 

@@ -22,6 +22,11 @@ def test_sentences() -> None:
     assert sentence.endswith("better on 20 of 20 patches; Wilcoxon test p < 0.001).")
     none = difference_sentence("lpips", compare_pairs(a, a[::-1]), name="A", reference="B")
     assert none.startswith("A shows no clear difference to B: LPIPS ")
+    few = difference_sentence("mae", compare_pairs(a[:5], a[:5] + 1), name="A", reference="B")
+    assert few.startswith("5 patches are too few to tell A from B: MAE −1.00 DN on average (95% interval −1.00 ")
+    assert difference_sentence("mae", compare_pairs(a[:6], a[:6] + 1), name="A", reference="B").startswith(
+        "A is better"
+    )
     tally = tally_sentence({"psnr": compare_pairs(a, a[::-1]), "mae": compare_pairs(a, a - 1)}, reference="B")
     assert tally == "Of 2 metrics against B: worse in 1 (MAE); no clear difference in 1 (PSNR)."
 
