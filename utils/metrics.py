@@ -40,11 +40,12 @@ def measure(sr: Tensor, hr: Tensor) -> dict[str, Tensor]:
             f" not {tuple(sr.shape)} and {tuple(hr.shape)}"
         )
     x, y = to_integers(sr).float(), to_integers(hr).float()
-    mse = mean_of_image((x - y).square())
+    error = x - y
+    mse = mean_of_image(error.square())
     return {
         "psnr": psnr(mse),
         "ssim": ssim(x, y),
-        "mae": mean_of_image((x - y).abs()),
+        "mae": mean_of_image(error.abs_()),
         "mse": mse,
         "shift_mae": shift_mae(x, y),
     }
