@@ -6,6 +6,7 @@ Names and order of the layers are those of the reference implementation, so its 
 import torch
 from torch import Tensor, nn
 
+from models.prelu import PReLU
 from models.series import Backbone, Prediction, Series
 from models.upsampling import doublings
 
@@ -19,7 +20,7 @@ class ResidualBlock(nn.Module):
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.block = nn.Sequential(conv3x3(width, width), nn.PReLU(), conv3x3(width, width), nn.PReLU())
+        self.block = nn.Sequential(conv3x3(width, width), PReLU(), conv3x3(width, width), PReLU())
 
     def forward(self, x: Tensor) -> Tensor:
         return x + self.block(x)
@@ -30,7 +31,7 @@ class Encoder(nn.Module):
 
     def __init__(self, *, channels: int, width: int, layers: int) -> None:
         super().__init__()
-        self.init_layer = nn.Sequential(conv3x3(2 * channels, width), nn.PReLU())
+        self.init_layer = nn.Sequential(conv3x3(2 * channels, width), PReLU())
         self.res_layers = nn.Sequential(*(ResidualBlock(width) for _ in range(layers)))
         self.final = nn.Sequential(conv3x3(width, width))
 
@@ -47,7 +48,7 @@ class RecursiveFusion(nn.Module):
     def __init__(self, *, width: int, alpha_residual: bool = True) -> None:
         super().__init__()
         self.alpha_residual = alpha_residual
-        self.fuse = nn.Sequential(ResidualBlock(2 * width), conv3x3(2 * width, width), nn.PReLU())
+        self.fuse = nn.Sequential(ResidualBlock(2 * width), conv3x3(2 * width, width), PReLU())
 
     def forward(self, x: Tensor, alphas: Tensor) -> Tensor:
         batch, views = x.shape[:2]
@@ -72,7 +73,7 @@ class Decoder(nn.Module):
         super().__init__()
         for i in range(1, doublings(scale) + 1):
             up = nn.ConvTranspose2d(width, width, kernel_size=2, stride=2)
-            self.add_module("deconv" if i == 1 else f"deconv{i}", nn.Sequential(up, nn.PReLU()))
+            self.add_module("deconv" if i == 1 else f"deconv{i}", nn.Sequential(up, PReLU()))
         self.final = nn.Conv2d(width, channels, kernel_size=1)
 
     def forward(self, x: Tensor) -> Tensor:
