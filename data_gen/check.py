@@ -1,0 +1,68 @@
+"""Command: look at a raw or prepared data set, and say whether training on it would go wrong.
+
+python data_gen/check.py ROOT [--sample 200] [--json FILE.json] [--sheet FILE.png]
+
+Exit code 0: it can be trained on; 1: training would go wrong; 3: it can't be read. docs/data.md explains the verdicts.
+"""
+
+import sys
+from argparse import Namespace
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from tqdm import tqdm
+
+from data_gen.inspection.look import look
+from data_gen.inspection.report import contact_sheet, count, summary, write_json, write_table
+from data_gen.workers import quiet
+from utils.cli import Parser, run
+from utils.errors import ConfigError
+from utils.images import save_png
+
+
+def _parser() -> Parser:
+    parser = Parser(description="Check a raw or prepared data set. Exit code 1 where training on it would go wrong.")
+    parser.add_argument("root", type=Path, metavar="ROOT", help="a raw data set or a prepared folder")
+    parser.add_argument(
+        "--sample",
+        type=int,
+        default=200,
+        metavar="N",
+        help="patches whose acquisitions are read too (default 200, 0: all); truths and dates are always all looked at",
+    )
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write everything that was found")
+    parser.add_argument(
+        "--sheet", type=Path, metavar="FILE", help="write the contact sheet, a PNG (default: beside --json, if given)"
+    )
+    return parser
+
+
+def _main(options: Namespace) -> None:
+    if options.sample < 0:
+        raise ConfigError("--sample must be 0 or more")
+    quiet()
+    evidence, findings = look(options.root, sample=options.sample, progress=_progress)
+    content = summary(evidence, findings)
+    picture = options.sheet or (options.json and options.json.with_suffix(".png"))
+    try:
+        if options.json:
+            write_json(options.json, content)
+        if picture:
+            save_png(contact_sheet(evidence), picture)
+    except OSError as error:
+        raise ConfigError(f"{error.filename or options.json or picture}: can't be written: {error.strerror}") from None
+    write_table(content, findings, lambda line: sys.stdout.write(f"{line}\n"))
+    if picture:
+        sys.stdout.write(f"pictures of {len(evidence.rows)} patches: {picture}\n")
+    sys.exit(1 if count(findings, "error") else 0)
+
+
+def _progress(items: Iterable[Any], what: str) -> Iterable[Any]:
+    return tqdm(items, desc=what, leave=False)
+
+
+if __name__ == "__main__":
+    run(_main, _parser())
