@@ -52,7 +52,7 @@ _TARGET_BYTES = 128 << 20  # of a shard
 _MOST_SAMPLES = 512  # in a shard
 _STARTING = 5  # seconds that a process must save to be worth starting
 
-Say = Callable[[str], None]  # takes a line
+Say = Callable[[str], object]  # takes a line
 Progress = Callable[
     [int], AbstractContextManager[Callable[[int], object]]
 ]  # entered with a total; called with each part

@@ -1,7 +1,7 @@
 """Tiny raw data sets in BreizhSR's format, seeded: for tests that need one on disk."""
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -103,14 +103,21 @@ def write_raw(
     return root
 
 
-def prepare_quietly(root: Path, *, output: Path | None = None, workers: int = 1, **options: object) -> Manifest:
-    """`data_gen.prepare.prepare` without words, in this process."""
+def prepare_quietly(
+    root: Path,
+    *,
+    output: Path | None = None,
+    workers: int = 1,
+    say: Callable[[str], object] = lambda line: None,
+    **options: object,
+) -> Manifest:
+    """`data_gen.prepare.prepare` without a progress bar, in this process."""
     return prepare(
         root,
         output=output,
         options=Options(**options),  # type: ignore[arg-type]
         workers=workers,
-        say=lambda line: None,
+        say=say,
         progress=lambda patches: contextlib.nullcontext(lambda done: None),
     )
 
