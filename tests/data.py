@@ -56,13 +56,16 @@ def write_patch(
     truth = (ground * 200 + 20).round().astype(np.uint8)
     write_raster(root / "spot6" / f"{name}.tif", truth, resolution=10 / scale)
     small = ground.reshape(3, hr_size // scale, scale, hr_size // scale, scale).mean((2, 4))
-    acquisitions = {}
+    acquisitions: dict[int, str] = {}
     for offset in offsets:
         season = 1 + 0.3 * np.sin(offset / 60)
         view = small * season * np.array([2000, 1500, 1100]).reshape(3, 1, 1) + rng.normal(0, 10, small.shape)
         relative = f"sen2/{name}/{offset:+04d}.tif"
         write_raster(root / relative, view.clip(0, 60000).round().astype(np.uint16))
-        acquisitions[abs(offset)] = relative
+        key = abs(offset)
+        while key in acquisitions:  # one key an acquisition: 5 and -5 can't both be 5
+            key += 1
+        acquisitions[key] = relative
     return {
         "spot6_image": f"spot6/{name}.tif",
         "sen2_acquisitions": acquisitions,

@@ -13,7 +13,7 @@ import json
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -71,7 +71,7 @@ class Manifest:
     parameters: dict[str, Any]
     tables: dict[str, str]  # raw table -> sha256
     splits: dict[str, list[ShardInfo]]
-    skipped: list[dict[str, Any]] = field(default_factory=list)  # split, key, path, reason
+    skipped: list[dict[str, Any]]  # split, key, what (patch or acquisition), path, reason
 
 
 def layout(geometry: Geometry, *, samples: int, singles: int) -> dict[str, tuple[torch.dtype, tuple[int, ...]]]:
@@ -206,7 +206,7 @@ class _Reader:
             parameters=self._typed(content.get("parameters"), dict, "parameters"),
             tables=self._typed(content.get("tables"), dict, "tables"),
             splits={name: self._split(name, shards, geometry) for name, shards in splits.items()},
-            skipped=self._typed(content.get("skipped"), list, "skipped"),
+            skipped=[self._skipped(entry) for entry in self._typed(content.get("skipped"), list, "skipped")],
         )
 
     def _split(self, name: str, shards: Any, geometry: Geometry) -> list[ShardInfo]:
@@ -236,6 +236,12 @@ class _Reader:
         if size != info.bytes or size < shard_bytes(geometry, samples=samples, singles=info.singles):
             raise DataError(f"{path} has {size} bytes, its manifest says otherwise; prepare the data anew")
         return info
+
+    def _skipped(self, entry: Any) -> dict[str, Any]:
+        entry = self._typed(entry, dict, "skipped")
+        for key in ("split", "what", "path", "reason"):
+            self._typed(entry.get(key), str, f"skipped.{key}")
+        return entry
 
     def _typed(self, x: Any, kind: type, key: str) -> Any:
         if not isinstance(x, kind):
