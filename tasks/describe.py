@@ -5,9 +5,8 @@ from collections import Counter
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from tasks.task import Address, Task
+from tasks.task import Address, Task, blank_batch
 from utils.config import flatten, to_yaml
-from utils.dataloader import Batch
 from utils.distributed import World
 from utils.settings import Settings
 
@@ -55,7 +54,8 @@ def _step_cost(task: Task, settings: Settings, *, size: int, batch: int) -> _Cos
         return tensor
 
     task.train()
-    inputs = _zeros(settings, size=size, batch=batch)
+    data = settings.data
+    inputs = blank_batch(size=size, length=data.sen2_amount, scale=data.sr_scale, samples=batch)
     with FlopCounterMode(display=False) as counter:
         with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
             terms = task(inputs, Address(0, 0, torch.arange(batch)))
@@ -64,20 +64,6 @@ def _step_cost(task: Task, settings: Settings, *, size: int, batch: int) -> _Cos
             loss.backward()
     weights = sum(parameter.numel() * 4 for parameter in task.model.parameters())
     return _Cost(counter.get_total_flops(), max(0, kept - weights))
-
-
-def _zeros(settings: Settings, *, size: int, batch: int) -> Batch:
-    length, scale = settings.data.sen2_amount, settings.data.sr_scale
-    return Batch(
-        lr=torch.zeros(batch, length, 3, size, size),
-        dates=torch.arange(length).float().expand(batch, length),
-        mask=torch.ones(batch, length, dtype=torch.bool),
-        base=torch.zeros(batch, 3, size * scale, size * scale),
-        hr=torch.zeros(batch, 3, size * scale, size * scale),
-        keys=list(range(batch)),
-        indices=torch.arange(batch),
-        near=torch.zeros(batch, dtype=torch.int64),
-    )
 
 
 def _by_part(task: Task) -> Counter[str]:

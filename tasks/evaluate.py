@@ -2,6 +2,7 @@
 
 import functools
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from utils.settings import Settings
 
 INTERMEDIATE_PICTURES = 20
 SHEET_ROWS = 6
+VALIDATION_FIGURES = ("val_loss", "psnr", "ssim", "mae", "mse", "shift_mae")  # columns of val_res.csv
 
 
 class Validation:
@@ -31,19 +33,28 @@ class Validation:
     def __init__(self, dataset: BreizhSRDataset, *, settings: Settings, world: World, shown: int = 3) -> None:
         self.dataset, self.settings, self.world, self.shown = dataset, settings, world, shown
 
-    def run(self, task: Task) -> tuple[dict[str, float], Picture | None]:
-        """Figures (the same on every process) and, on the main one, a sheet bicubic | prediction | truth."""
+    def run(
+        self, task: Task, *, asked_to_stop: Callable[[], bool] = lambda: False
+    ) -> tuple[dict[str, float], Picture | None] | None:
+        """Figures (the same on every process) and a sheet bicubic | prediction | truth; None if it was cut short."""
         task.eval()
         patches: list[Patch] = []
+        batch_size = max(1, self.settings.evaluation.eval_batch_size // self.world.size)
         loader = evaluation_loader(
             self.dataset,
-            batch_size=max(1, self.settings.evaluation.eval_batch_size // self.world.size),
+            batch_size=batch_size,
             rank=self.world.rank,
             world_size=self.world.size,
             workers=self.settings.data.num_workers,
             pin_memory=self.world.pins_memory,
         )
-        for raw in loader:
+        batches = iter(loader)
+        for _ in range(0, -(-len(self.dataset) // self.world.size), batch_size):  # so many on the busiest process
+            if self.world.any(asked_to_stop()):
+                return None
+            raw = next(batches, None)
+            if raw is None:
+                continue
             batch = self.dataset.to_batch(raw, self.world.device)
             loss = self._loss(task, batch)
             result = super_resolve(task, batch, settings=self.settings, world=self.world, samples=1, quick=True)
@@ -51,8 +62,7 @@ class Validation:
                 kept = pictures_of(result, batch, i) if len(patches) < self.shown else {}
                 patches.append(Patch(int(batch.indices[i]), {**row, "val_loss": loss}, kept))
         patches = sorted(self.world.gather(patches), key=lambda patch: patch.position)
-        names = ("val_loss", "psnr", "ssim", "mae", "mse", "shift_mae")
-        figures = {name: mean([patch.row[name] for patch in patches]) for name in names}
+        figures = {name: mean([patch.row[name] for patch in patches]) for name in VALIDATION_FIGURES}
         first = [patch for patch in patches if patch.pictures][: self.shown]
         return figures, np.asarray(comparison(first, ("bicubic", "result", "truth"))) if first else None
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from utils.checkpoint import EXPORTED, read, steps
+from utils.checkpoint import EXPORTED, is_empty, read
 from utils.config import (
     IGNORED,
     Flat,
@@ -52,10 +52,10 @@ class Experiment:
 
 
 def open_experiment(*, config: Path, name: str, hparams: str, reset: bool, report: Report) -> Experiment:
-    """The configuration of an experiment.
+    """The configuration of an experiment. Only reads.
 
-    What the experiment saved stands for every key that ``hparams`` doesn't give, unless ``reset``: then what was there
-    is moved aside. A ``config`` that says otherwise is an error where it changes the architecture, else it is reported.
+    What the experiment saved stands for every key that ``hparams`` doesn't give, unless ``reset``. A ``config`` that
+    says otherwise is an error where it changes the architecture, else it is reported.
     """
     folder = _folder(name)
     overrides = parse_hparams(hparams)
@@ -65,10 +65,8 @@ def open_experiment(*, config: Path, name: str, hparams: str, reset: bool, repor
     )
     settings_from(given, source=str(config))
     saved_file = folder / "config.yaml"
-    if reset:
-        _move_aside(folder, report=report)
     standing = given
-    if saved_file.is_file() and not exported:
+    if saved_file.is_file() and not exported and not reset:
         saved = translated(_plain(read_file(saved_file)), source=str(saved_file))
         _compare(given, saved, overrides, config=config, folder=folder, report=report)
         standing = saved
@@ -80,7 +78,7 @@ def open_experiment(*, config: Path, name: str, hparams: str, reset: bool, repor
 
 def _read(config: Path) -> Flat:
     """A configuration; the one that an experiment saved is resolved already, so its bases are not looked for."""
-    saved = config.name == "config.yaml" and (ROOT.resolve() in config.resolve().parents or steps(config.parent))
+    saved = config.name == "config.yaml" and (ROOT.resolve() in config.resolve().parents or not is_empty(config.parent))
     return read_file(config) if saved else load_chain(config)
 
 
@@ -119,7 +117,7 @@ def _compare(given: Flat, saved: Flat, overrides: Flat, *, config: Path, folder:
     typed_saved = flatten(settings_from(saved, source=str(folder / "config.yaml")))
     typed_given = flatten(settings_from(given, source=str(config)))
     shaping = architecture_keys()
-    trained = bool(steps(folder))
+    trained = not is_empty(folder)
     for key in sorted(shaping & set(overrides)):
         new = flatten(settings_from({key: overrides[key]}, source="--hparams"))[key]
         if trained and new != typed_saved.get(key):
@@ -141,7 +139,8 @@ def _compare(given: Flat, saved: Flat, overrides: Flat, *, config: Path, folder:
         report(f"{folder} keeps what it was started with: {', '.join(kept)}; --hparams changes it")
 
 
-def _move_aside(folder: Path, *, report: Report) -> None:
+def move_aside(folder: Path, *, report: Report) -> None:
+    """Start over: what a folder holds stays beside it under another name. Refused while it is being written."""
     if not folder.exists() or not any(folder.iterdir()):
         return
     with locked(folder):
@@ -154,7 +153,10 @@ def _move_aside(folder: Path, *, report: Report) -> None:
 
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Only one process writes an experiment. The lock ends with the process, however that ends."""
+    """Only one process writes an experiment. The lock ends with the process, however that ends.
+
+    It is a POSIX record lock: the processes that read data don't inherit it, so they can't hold it longer.
+    """
     try:
         folder.mkdir(parents=True, exist_ok=True)
         file = (folder / ".lock").open("a")
@@ -162,7 +164,7 @@ def locked(folder: Path) -> Iterator[None]:
         raise ConfigError(f"{folder} can't be written: {error.strerror}") from None
     with file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             raise ConfigError(
                 f"another process is writing {folder}; wait for it or choose another --exp_name"
@@ -171,7 +173,14 @@ def locked(folder: Path) -> Iterator[None]:
 
 
 def record(experiment: Experiment) -> None:
-    """Save the resolved configuration, and with what it was run."""
+    """Save the resolved configuration, and with what it was run. Raises ConfigError where that isn't possible."""
+    try:
+        _record(experiment)
+    except OSError as error:
+        raise ConfigError(f"{experiment.folder} can't be written: {error}") from None
+
+
+def _record(experiment: Experiment) -> None:
     write_text(experiment.config_file, to_yaml(flatten(experiment.settings)))
     run = {"command": sys.argv, "python": platform.python_version(), "code": code_version(), "packages": packages()}
     runs_file = experiment.folder / "runs.json"

@@ -17,46 +17,69 @@ def adam(parameters: list[nn.Parameter], *, lr: float) -> torch.optim.Adam:
     return torch.optim.Adam(parameters, lr=lr, fused=True)
 
 
+def update(optimizer: torch.optim.Optimizer, *, skip: Tensor) -> None:
+    """One step of a fused optimiser, which changes nothing where ``skip`` (a float on its device) is not 0."""
+    optimizer.grad_scale = None  # type: ignore[attr-defined]
+    optimizer.found_inf = skip  # type: ignore[attr-defined]
+    optimizer.step()
+
+
 class Guard:
     """Remembers, on the device, the first step whose loss or gradient was not finite; from then on no weight changes.
 
-    The host asks only when it logs, so a CUDA device is never waited for.
+    The host asks only when it logs, so a CUDA device is never waited for. ``overflows``: so many steps in a row may
+    have a gradient that is not finite (a gradient scaler probes for the largest scale that goes well).
     """
 
-    def __init__(self, device: torch.device) -> None:
-        self.tripped = torch.zeros((), device=device)  # Adam reads it as `found_inf`: not 0 means skip
-        self.step = torch.full((), -1.0, device=device, dtype=torch.float64)
-        self.terms: Tensor | None = None
+    def __init__(self, device: torch.device, *, overflows: int = 0) -> None:
+        self.tripped = torch.zeros((), device=device)
+        self._overflows = overflows
+        self._in_a_row = torch.zeros((), device=device)
+        self._record: Tensor | None = None
 
-    def watch(self, step: int, terms: Tensor, gradient_norm: Tensor | None) -> None:
-        """terms: (n,) the loss terms of this step; no norm where a gradient scaler looks at gradients itself."""
-        bad = ~torch.isfinite(terms).all()
-        if gradient_norm is not None:
-            bad = bad | ~torch.isfinite(gradient_norm)
-        first = bad & (self.tripped == 0)
-        self.step = torch.where(first, step, self.step)
-        self.terms = terms if self.terms is None else torch.where(first | (self.tripped == 0), terms, self.terms)
-        self.tripped = torch.maximum(self.tripped, bad.to(self.tripped.dtype))
+    def watch(self, step: int, terms: Tensor, norm: Tensor) -> Tensor:
+        """Whether to skip the update (0 or 1, float). terms (n,): the step's loss terms; norm: of its gradient."""
+        overflow = ~torch.isfinite(norm)
+        self._in_a_row = torch.where(overflow, self._in_a_row + 1, 0)
+        bad = ~torch.isfinite(terms).all() | (self._in_a_row > self._overflows)
+        now = torch.cat([terms.new_full((1,), step), terms, norm.view(1)])
+        self._record = now if self._record is None else torch.where(self.tripped > 0, self._record, now)
+        self.tripped = torch.maximum(self.tripped, bad.float())
+        return torch.maximum(self.tripped, overflow.float())
 
-    def apply(self, optimizer: torch.optim.Optimizer) -> None:
-        optimizer.grad_scale = None  # type: ignore[attr-defined]
-        optimizer.found_inf = self.tripped  # type: ignore[attr-defined]
+    def failure(self) -> tuple[int, list[float]] | None:
+        """The step that was not finite, its loss terms and the norm of its gradient. Waits for the device."""
+        if not self.tripped or self._record is None:
+            return None
+        step, *values = self._record.tolist()
+        return int(step), values
 
 
 class AveragedWeights:
-    """Exponential moving average of a model's floating-point state; the rest of the state is the newest."""
+    """Exponential moving average of what training changes; the rest of the state is the model's own.
+
+    After n steps the decay is min(decay, (1 + n) / (10 + n)), so that the random start is soon forgotten.
+    """
 
     def __init__(self, model: nn.Module, *, decay: float) -> None:
         self.decay = decay
-        self.state = {name: value.detach().clone() for name, value in model.state_dict().items()}
+        own = model.state_dict()
+        fixed = {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
+        self.state = {name: value if name in fixed else value.clone() for name, value in own.items()}
+        moving = [name for name in own if name not in fixed]
+        averaged = [name for name in moving if own[name].is_floating_point()]
+        counted = [name for name in moving if not own[name].is_floating_point()]
+        # The model's tensors stay the same ones while it trains.
+        self._averages, self._sources = [self.state[n] for n in averaged], [own[n] for n in averaged]
+        self._copies = [(self.state[n], own[n]) for n in counted]
 
     @torch.no_grad()
-    def update(self, model: nn.Module) -> None:
-        current = model.state_dict()
-        averaged = [name for name, value in current.items() if value.is_floating_point()]
-        torch._foreach_lerp_([self.state[n] for n in averaged], [current[n] for n in averaged], 1 - self.decay)
-        for name in current.keys() - set(averaged):
-            self.state[name].copy_(current[name])
+    def update(self, steps: int) -> None:
+        """Take in the weights after ``steps`` steps."""
+        decay = min(self.decay, (1 + steps) / (10 + steps))
+        torch._foreach_lerp_(self._averages, self._sources, 1 - decay)
+        for copy, source in self._copies:
+            copy.copy_(source)
 
     def load(self, state: dict[str, Tensor]) -> None:
         for name, value in self.state.items():

@@ -8,22 +8,26 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
+from tqdm import tqdm
 
 from tasks import predict as scenes
-from tasks.build import build_task, resolve_conditioner
+from tasks.build import SRDIFF, build_task, resolve_conditioner
 from tasks.describe import describe as description
-from tasks.evaluate import Validation, evaluate
-from tasks.experiment import Experiment, Report, locked, open_experiment, record
-from tasks.fit import Trainer, fit, resume
+from tasks.evaluate import VALIDATION_FIGURES, Validation, evaluate
+from tasks.experiment import Experiment, Report, locked, move_aside, open_experiment, record
+from tasks.fit import fit
+from tasks.keeper import Keeper
+from tasks.learner import Learner
 from tasks.results import Evaluated
 from tasks.srdiff import SRDiffTask
 from tasks.super_resolver import SuperResolver
 from tasks.task import Task
-from utils.checkpoint import Saved, load_matching, load_weights, open_saved, steps
+from utils.checkpoint import Saved, is_empty, load_matching, load_weights, open_saved
 from utils.dataloader import BreizhSRDataset
 from utils.distributed import World
 from utils.errors import CheckpointError, ConfigError, DataError, UserError
 from utils.lpips import load_lpips
+from utils.memory import blamed_on
 from utils.randomness import seed as seed_of
 from utils.settings import Settings
 
@@ -33,25 +37,19 @@ def reporter(world: World) -> Report:
 
     def report(line: str) -> None:
         if world.is_main:
-            sys.stderr.write(f"{line}\n")
+            tqdm.write(line, file=sys.stderr)  # above a status line, if there is one
 
     return report
 
 
 def _open(options: argparse.Namespace, world: World) -> Experiment:
-    """The experiment; with several processes the main one moves things aside first."""
-    report = reporter(world)
-
-    def opened(reset: bool) -> Experiment:
-        return open_experiment(
-            config=options.config, name=options.exp_name, hparams=options.hparams, reset=reset, report=report
-        )
-
-    if world.size == 1:
-        return opened(options.reset)
-    experiment = opened(options.reset) if world.is_main else None
-    world.barrier()
-    return experiment or opened(False)
+    return open_experiment(
+        config=options.config,
+        name=options.exp_name,
+        hparams=options.hparams,
+        reset=options.reset,
+        report=reporter(world),
+    )
 
 
 def dataset(settings: Settings, split: str) -> BreizhSRDataset:
@@ -84,10 +82,17 @@ def train(options: argparse.Namespace, world: World) -> None:
     experiment = _open(options, world)
     settings = experiment.settings
     training = settings.training
+    if experiment.weights != experiment.folder:
+        raise ConfigError(f"{options.config} goes with --infer or --predict; to train on, use --hparams init_from=FILE")
     if training.batch_size % world.size:
         raise ConfigError(f"batch_size {training.batch_size} can't be shared by {world.size} processes")
+    if training.valid_monitor_key not in VALIDATION_FIGURES:
+        raise ConfigError(f"valid_monitor_key must be one of {', '.join(VALIDATION_FIGURES)}")
+    world.barrier()  # all have read what was saved
+    if options.reset and world.is_main:
+        move_aside(experiment.folder, report=report)
     with _lock(experiment, world):
-        is_new = not steps(experiment.folder)
+        is_new = world.from_main(is_empty(experiment.folder))
         torch.manual_seed(seed_of(training.seed))  # initial weights
         task, settings = _new_task(settings, report=report) if is_new else (build_task(settings), settings)
         if not task.trainable():
@@ -97,16 +102,21 @@ def train(options: argparse.Namespace, world: World) -> None:
         validation = _validation(settings, world, report=report)
         if world.is_main:
             record(experiment)
-        trainer = Trainer(task, experiment, world=world, train=train_data, validation=validation, report=report)
+        learner = Learner(task, settings, data=train_data, world=world, report=report)
+        keeper = Keeper(experiment.folder, training, world=world, report=report)
         if not is_new:
-            resume(trainer)
-        fit(trainer)
+            keeper.resume(learner)
+        fit(learner, keeper, name=experiment.name, validation=validation, report=report)
 
 
 def describe(options: argparse.Namespace, world: World) -> None:
     """Print what would be trained."""
     experiment = _open(options, world)
-    task, settings = _new_task(experiment.settings, report=reporter(world))
+    settings = experiment.settings
+    if settings.backbone is None:
+        task, settings = _new_task(settings, report=reporter(world))
+    else:
+        task = build_task(settings)
     size = None
     with contextlib.suppress(UserError):  # without the data the size of BreizhSR's patches is assumed
         size = dataset(settings, "train").lr_size
@@ -125,7 +135,7 @@ def _lock(experiment: Experiment, world: World) -> contextlib.AbstractContextMan
 
 def _new_task(settings: Settings, *, report: Report) -> tuple[Task, Settings]:
     """A freshly initialised task; a conditioner and `init_from` are read now, and never again."""
-    if settings.model.trainer_cls != "srdiff":
+    if settings.model.trainer_cls != SRDIFF:
         task = build_task(settings)
     else:
         conditioner = resolve_conditioner(settings, report=report)
@@ -160,6 +170,12 @@ def _validation(settings: Settings, world: World, *, report: Report) -> Validati
     except DataError as error:
         report(f"no validation: {error}")
         return None
+    if not len(split):
+        report("no validation: its split is empty")
+        return None
+    if settings.model.trainer_cls == SRDIFF:
+        steps = min(settings.diffusion.val_sampler_steps, settings.diffusion.timesteps)
+        report(f"validation samples with {steps} steps of dpmpp_2m (val_sampler_steps), --infer as sampler says")
     return Validation(split, settings=settings, world=world)
 
 
@@ -190,15 +206,16 @@ def infer(options: argparse.Namespace, world: World) -> None:
         averaged=bool(saved and saved.averaged),
         split=options.split,
     )
-    summary = evaluate(
-        task,
-        split,
-        evaluated,
-        settings=settings,
-        world=world,
-        lpips=lpips.to(world.device) if lpips else None,
-        limit=options.limit,
-    )
+    with blamed_on("test_batch_size", settings.evaluation.test_batch_size, device=world.device):
+        summary = evaluate(
+            task,
+            split,
+            evaluated,
+            settings=settings,
+            world=world,
+            lpips=lpips.to(world.device) if lpips else None,
+            limit=options.limit,
+        )
     if summary is not None:
         sys.stdout.write(table({"bicubic": summary["bicubic"], experiment.name: summary["metrics"]}))
         sys.stdout.write(

@@ -68,6 +68,22 @@ def series_of(batch: Batch) -> Series:
     return Series(lr=batch.lr, dates=batch.dates, mask=batch.mask, base=batch.base)
 
 
+def blank_batch(*, size: int, length: int, scale: int, samples: int = 1, device: torch.device | str = "cpu") -> Batch:
+    """A batch without content, of series of ``length`` views of ``size`` pixels: for trials of a task."""
+    fine = size * scale
+    with torch.device(device):
+        return Batch(
+            lr=torch.zeros(samples, length, 3, size, size),
+            dates=torch.arange(length).float().expand(samples, length),
+            mask=torch.ones(samples, length, dtype=torch.bool),
+            base=torch.zeros(samples, 3, fine, fine),
+            hr=torch.zeros(samples, 3, fine, fine),
+            keys=list(range(samples)),
+            indices=torch.arange(samples),
+            near=torch.zeros(samples, dtype=torch.int64),
+        )
+
+
 def sampling_noise(keys: Tensor, *, seed: int, samples: int) -> Noise:
     """Noise as a function of (seed, image key, sample, time), whatever the batch. keys: (B,)."""
     image = keys.repeat_interleave(samples)  # (B * samples,)

@@ -30,6 +30,10 @@ _NAME = re.compile(r"model_ckpt_steps_(\d+)\.ckpt")
 State = dict[str, Tensor]
 
 
+class DamagedCheckpoint(CheckpointError):
+    """The bytes of a file are not those that were written."""
+
+
 @dataclass(frozen=True)
 class Saved:
     """A model as it was found on disk."""
@@ -47,9 +51,14 @@ def file_name(step: int) -> str:
 
 
 def steps(folder: Path) -> dict[int, Path]:
-    """The checkpoints of a folder by step, in rising order."""
+    """The checkpoints of a folder by step, in rising order; the best one is apart."""
     found = {int(match[1]): path for path in folder.glob("*.ckpt") if (match := _NAME.fullmatch(path.name))}
     return dict(sorted(found.items()))
+
+
+def is_empty(folder: Path) -> bool:
+    """Whether a folder holds no checkpoint to go on from."""
+    return not steps(folder) and not (folder / BEST).exists()
 
 
 def write(path: Path, content: dict[str, Any]) -> None:
@@ -58,7 +67,7 @@ def write(path: Path, content: dict[str, Any]) -> None:
         try:
             torch.save(content, aside)
         except RuntimeError as error:  # torch's zip writer reports a failed write this way
-            raise OSError(f"writing {path.name} failed: {str(error).splitlines()[0]}") from None
+            raise OSError(f"writing {path.name} failed, as on a full disk") from error
 
 
 def _damage(path: Path) -> str | None:
@@ -80,7 +89,7 @@ def read(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise CheckpointError(f"checkpoint {path} doesn't exist")
     if damage := _damage(path):
-        raise CheckpointError(f"checkpoint {path} {damage}")
+        raise DamagedCheckpoint(f"checkpoint {path} {damage}")
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
@@ -89,7 +98,7 @@ def read(path: Path) -> dict[str, Any]:
     except MemoryError:
         raise CheckpointError(f"checkpoint {path} claims more memory than there is") from None
     except Exception as error:  # a damaged pickle can raise anything; none of it is ours to tell apart
-        raise CheckpointError(f"checkpoint {path} is damaged ({type(error).__name__}: {str(error)[:120]})") from None
+        raise DamagedCheckpoint(f"checkpoint {path} is damaged ({type(error).__name__}: {str(error)[:120]})") from None
     if not isinstance(content, dict):
         raise CheckpointError(f"checkpoint {path} holds no dictionary")
     version = content.get("format_version", 0)
@@ -111,21 +120,35 @@ def _is_state(state: object) -> bool:
     return isinstance(state, dict) and all(isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items())
 
 
-def newest(folder: Path, *, report: Callable[[str], object]) -> tuple[Path, dict[str, Any]] | None:
-    """The newest readable checkpoint; damaged ones are reported and passed over. None where there are none at all."""
-    found = steps(folder)
-    for path in reversed(found.values()):
+def newest(
+    folder: Path, *, report: Callable[[str], object], set_aside: bool = False
+) -> tuple[Path, dict[str, Any]] | None:
+    """The newest whole checkpoint; damaged ones are reported and passed over. None where there are none at all.
+
+    The best one is the last resort. ``set_aside``: damaged ones get another name, so that none is taken for the newest
+    again.
+    """
+    candidates = [*reversed(steps(folder).values()), folder / BEST]
+    damaged = []
+    for path in candidates:
+        if not path.exists():
+            continue
         try:
-            return path, read_training(path)
-        except CheckpointError as error:
+            content = read_training(path)
+        except DamagedCheckpoint as error:
             report(f"{error}; trying the one before")
-    if found:
-        raise CheckpointError(f"no checkpoint in {folder} is readable")
+            damaged.append(path)
+            continue
+        for broken in damaged if set_aside else ():
+            broken.rename(broken.with_name(broken.name + ".damaged"))
+        return path, content
+    if damaged:
+        raise CheckpointError(f"no checkpoint in {folder} is readable; --reset starts over")
     return None
 
 
 def prune(folder: Path, *, keep: int) -> None:
-    """Remove the oldest step checkpoints beyond ``keep``."""
+    """Remove the checkpoints of the earliest steps beyond ``keep``."""
     for path in list(steps(folder).values())[:-keep]:
         path.unlink(missing_ok=True)
 
@@ -221,10 +244,14 @@ def load_optimizer(optimizer: torch.optim.Optimizer, content: dict[str, Any], *,
                     f"not {tuple(own[index].shape)}"
                 )
     optimizer.load_state_dict({"state": saved, "param_groups": optimizer.state_dict()["param_groups"]})
+    for parameter, entry in optimizer.state.items():
+        for name, value in entry.items():
+            if value.shape == parameter.shape:  # in the parameter's memory format, which may have changed
+                entry[name] = torch.empty_like(parameter).copy_(value)
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Files aside of a process that was killed while it saved."""
-    for path in folder.glob(".*.tmp"):
+    """Files aside of a process that was killed while it saved a checkpoint."""
+    for path in folder.glob(".model_ckpt_*.tmp"):
         with contextlib.suppress(OSError):
             path.unlink()

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from utils.errors import ConfigError
+from utils.errors import ConfigError, TrainingError, UserError
 from utils.radiometry import (
     MATCHINGS,
     apply_table,
@@ -23,6 +23,7 @@ from utils.radiometry import (
     reflectance,
 )
 from utils.randomness import bits, integers
+from utils.signals import leave_to_parent
 from utils.store import Store, prepared_folder
 from utils.tables import Key
 
@@ -227,16 +228,10 @@ class _TrainingOrder(Sampler[list[Address]]):
         return len(self._steps)
 
     def __iter__(self) -> Iterator[list[Address]]:
-        epoch, order = -1, torch.empty(0)
+        samples = (step * self._batch_size + index for step in self._steps for index in self._part)
+        positions = training_positions(self._size, samples, seed=self._seed)
         for step in self._steps:
-            addresses: list[Address] = []
-            for index in self._part:
-                sample = step * self._batch_size + index  # in the endless sequence of permutations
-                if sample // self._size != epoch:
-                    epoch = sample // self._size
-                    order = permutation(self._size, seed=self._seed, epoch=epoch)
-                addresses.append((int(order[sample % self._size]), self._crop_of(step, index)))
-            yield addresses
+            yield [(next(positions), self._crop_of(step, index)) for index in self._part]
 
     def _crop_of(self, step: int, index: int) -> Crop | None:
         if not self._crop:
@@ -249,6 +244,16 @@ class _TrainingOrder(Sampler[list[Address]]):
 def permutation(size: int, *, seed: int, epoch: int) -> Tensor:
     """The order of the samples in one epoch, (size,)."""
     return bits(_ORDER, seed, epoch, torch.arange(size)).argsort(stable=True)
+
+
+def training_positions(size: int, samples: Iterable[int], *, seed: int) -> Iterator[int]:
+    """Which position each sample of the endless sequence of permutations has in a split of ``size``."""
+    epoch, order = -1, torch.empty(0)
+    for sample in samples:
+        if sample // size != epoch:
+            epoch = sample // size
+            order = permutation(size, seed=seed, epoch=epoch)
+        yield int(order[sample % size])
 
 
 def training_loader(
@@ -310,11 +315,34 @@ def evaluation_loader(
 def _loader(
     dataset: BreizhSRDataset, batches: Iterable[list[Address]], *, workers: int, pin_memory: bool
 ) -> Iterable[Raw]:
-    return DataLoader(
+    loader = DataLoader(
         _Samples(dataset),
         batch_sampler=batches,
         collate_fn=collate,
         num_workers=workers,
         pin_memory=pin_memory,
         generator=torch.Generator(),  # its own: the global one is not drawn from
+        worker_init_fn=leave_to_parent,
     )
+    return _OneLineErrors(loader)
+
+
+class _OneLineErrors:
+    """A loader whose workers' errors arrive as they were raised, without the traceback that torch puts around them."""
+
+    def __init__(self, loader: DataLoader) -> None:
+        self._loader = loader
+
+    def __len__(self) -> int:
+        return len(self._loader)
+
+    def __iter__(self) -> Iterator[Raw]:
+        try:
+            yield from self._loader
+        except UserError as error:
+            raise type(error)(str(error).strip().rsplit(f"{type(error).__name__}: ", 1)[-1]) from None
+        except RuntimeError as error:
+            if not str(error).startswith("DataLoader worker"):
+                raise
+            reason = str(error).splitlines()[0]
+            raise TrainingError(f"a process that reads data has ended ({reason}): try fewer num_workers") from None

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import timedelta
@@ -11,9 +12,10 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from utils.errors import ConfigError
+from utils.errors import ConfigError, TrainingError, UserError
 
 _PRECISIONS = {"off": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+_PATIENCE = timedelta(minutes=30)  # with a process that lives but doesn't answer; a dead one is noticed at once
 
 
 @dataclass(frozen=True)
@@ -30,24 +32,43 @@ class World:
         return self.rank == 0
 
     @property
+    def is_asynchronous(self) -> bool:
+        """The device works through a queue: asking for a result waits for all before it."""
+        return self.device.type != "cpu"
+
+    @property
     def pins_memory(self) -> bool:
         """Pinned host memory makes copies to a CUDA device overlap with its work."""
         return self.device.type == "cuda"
 
     def mean(self, values: Tensor) -> Tensor:
-        """The mean over all processes, in place on every one."""
+        """The mean over all processes, in place, on the values' device: nobody waits for a CUDA device."""
         if self.size > 1:
             dist.all_reduce(values)
             values /= self.size
         return values
 
+    # The rest goes from host to host: it doesn't wait for what a CUDA device still has to do.
+
     def any(self, flag: bool) -> bool:
         """Whether any process raises the flag."""
         if self.size == 1:
             return flag
-        flags = torch.tensor([int(flag)], device=self.device)
+        flags = torch.tensor(int(flag))
         dist.all_reduce(flags, op=dist.ReduceOp.MAX)
-        return bool(flags.item())
+        return bool(flags)
+
+    def barrier(self) -> None:
+        """Wait for all processes."""
+        self.any(False)
+
+    def from_main(self, item: Any) -> Any:
+        """The main process's item."""
+        if self.size == 1:
+            return item
+        items = [item]
+        dist.broadcast_object_list(items, src=0, device=torch.device("cpu"))
+        return items[0]
 
     def gather(self, items: list[Any]) -> list[Any]:
         """All processes' items in order of rank, on every process."""
@@ -56,10 +77,6 @@ class World:
         gathered: list[Any] = [None] * self.size
         dist.all_gather_object(gathered, items)
         return [item for part in gathered for item in part]
-
-    def barrier(self) -> None:
-        if self.size > 1:
-            dist.barrier()
 
     def autocast(self, precision: str) -> contextlib.AbstractContextManager:
         """Mixed precision for the network's forward pass: off, bf16 or fp16."""
@@ -72,7 +89,8 @@ class World:
             return f"{torch.cuda.max_memory_allocated(self.device) / 2**30:.1f} GB"
         import resource  # not on Windows, where there is nothing to say
 
-        return f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.1f} GB"
+        unit = 1 if sys.platform == "darwin" else 2**10
+        return f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30:.1f} GB"
 
 
 def choose_device(name: str) -> torch.device:
@@ -94,22 +112,62 @@ def choose_device(name: str) -> torch.device:
 
 @contextlib.contextmanager
 def world(device_name: str) -> Iterator[World]:
-    """One process, or one of those that torchrun started (it sets RANK, LOCAL_RANK and WORLD_SIZE)."""
+    """One process, or one of those that torchrun started (it sets RANK, LOCAL_RANK, WORLD_SIZE, MASTER_ADDR, ...).
+
+    Where several fail, the first one speaks; what ends the others is a consequence, or the same again.
+    """
     device = choose_device(device_name)
     if device.type == "cuda":
         torch.backends.cuda.matmul.allow_tf32 = False  # float32 means float32; bf16 is there for speed
         torch.backends.cudnn.benchmark = True  # patches have one size
-    size = int(os.environ.get("WORLD_SIZE", "1"))
-    if size == 1:
+    if os.environ.get("WORLD_SIZE", "1") == "1":
         yield World(device)
         return
     if device.type == "cuda":
-        device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
-        torch.cuda.set_device(device)
-    # gloo beside nccl: objects are gathered and flags exchanged on the CPU too.
+        device = _own_cuda_device()
+    # gloo beside nccl: flags and objects go from host to host.
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
-    dist.init_process_group(backend, timeout=timedelta(minutes=30))
     try:
-        yield World(device, rank=dist.get_rank(), size=size)
-    finally:
+        store, rank, size = next(dist.rendezvous("env://", timeout=timedelta(minutes=5)))
+        dist.init_process_group(
+            backend, store=dist.PrefixStore("work", store), rank=rank, world_size=size, timeout=_PATIENCE
+        )
+    except (ValueError, dist.DistError) as error:
+        raise ConfigError(f"the other processes can't be met (start all of them by torchrun): {error}") from None
+    failures = dist.PrefixStore(f"failures/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
+    try:
+        yield World(device, rank=rank, size=size)
+    except UserError as error:
+        if not _is_first(failures):
+            raise SystemExit(error.exit_code) from None
+        raise
+    except RuntimeError as error:
+        if not _is_first(failures):
+            raise SystemExit(TrainingError.exit_code) from None
+        if not _is_about_another(error):
+            raise
+        raise TrainingError("another process has ended without a word (killed? out of memory?)") from None
+    else:
         dist.destroy_process_group()
+
+
+def _own_cuda_device() -> torch.device:
+    number, present = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
+    if number >= present:
+        raise ConfigError(f"torchrun started more processes on this machine than it has CUDA devices ({present})")
+    device = torch.device("cuda", number)
+    torch.cuda.set_device(device)
+    return device
+
+
+def _is_first(failures: dist.Store) -> bool:
+    """Whether this is the first process to fail; if nobody can be asked, it speaks."""
+    try:
+        return failures.add("count", 1) == 1
+    except RuntimeError:
+        return True
+
+
+def _is_about_another(error: RuntimeError) -> bool:
+    """A collective operation that failed because a process is gone."""
+    return isinstance(error, dist.DistError) or "gloo" in str(error) or "NCCL" in str(error)

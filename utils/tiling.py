@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from utils.errors import ConfigError, TrainingError
+from utils.memory import is_out_of_memory
 
 ALIGNMENT = (
     8  # windows start and end at multiples of it, so networks that halve the image see the same phase in every window
@@ -160,6 +161,7 @@ def plan(region: Box, *, tile: int, overlap: int, halo: int) -> Layout:
             f"--tile {tile} must exceed --overlap {overlap} (default: what the network needs) by at least 8"
         )
     trim = max(0, min(halo, (overlap - FADE) // 2))
+    trim = max(trim, overlap - tile // 2)  # the ramps of a window don't meet: at most two windows share a pixel
     ramp = overlap - 2 * trim
     sizes, counts = [], []
     for span in region:
@@ -192,7 +194,7 @@ def in_batches(
             done += batch
             continue
         except RuntimeError as error:
-            if not _is_out_of_memory(error):
+            if not is_out_of_memory(error):
                 raise
         if batch == 1:
             raise TrainingError("one tile doesn't fit in the device's memory: choose a smaller --tile")
@@ -200,9 +202,3 @@ def in_batches(
         torch.cuda.empty_cache()
         smaller(batch)
     return batch
-
-
-def _is_out_of_memory(error: RuntimeError) -> bool:
-    """CUDA has a class for it; the CPU and MPS only say it."""
-    said = str(error)
-    return isinstance(error, torch.OutOfMemoryError) or "out of memory" in said or "can't allocate memory" in said

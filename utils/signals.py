@@ -1,0 +1,38 @@
+"""Being asked to stop: SIGTERM (a scheduler) and SIGINT (a terminal)."""
+
+import contextlib
+import signal
+from collections.abc import Iterator
+
+ASKS = (signal.SIGTERM, signal.SIGINT)
+
+
+class StopSignals:
+    """Remembers that it was asked to stop; being asked a second time ends the process at once."""
+
+    def __init__(self) -> None:
+        self.received: int | None = None
+
+    @contextlib.contextmanager
+    def caught(self) -> Iterator["StopSignals"]:
+        before = {number: signal.signal(number, self._handle) for number in ASKS}
+        try:
+            yield self
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def _handle(self, number: int, _frame: object) -> None:
+        if self.received is not None:
+            signal.signal(number, signal.SIG_DFL)
+            signal.raise_signal(number)
+        self.received = number
+
+
+def leave_to_parent(_worker: int = 0) -> None:
+    """For a process that works for another one: signals to the whole group are the parent's to answer.
+
+    It ends when the parent ends or says so.
+    """
+    for number in ASKS:
+        signal.signal(number, signal.SIG_IGN)
