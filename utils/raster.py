@@ -1,6 +1,7 @@
 """Georeferenced rasters of any size: windows of acquisitions on one grid, Cloud-Optimized GeoTIFFs."""
 
 import contextlib
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -95,13 +96,12 @@ def region_of(grid: Grid, *, bbox: Sequence[float] | None = None, window: Sequen
         if degrees and grid.crs is not None and not grid.crs.is_geographic:
             west, south, east, north = transform_bounds("EPSG:4326", grid.crs, west, south, east, north)
         asked = from_bounds(west, south, east, north, grid.transform)
-        asked = Window(*(round(value, 6) for value in asked.flatten())).round_lengths(op="ceil")
-        rows, columns = asked.toranges()
-        box = Box(Span(*rows), Span(*columns)).within(box)
+        top, left = round(asked.row_off, 6), round(asked.col_off, 6)
+        rows = Span(math.floor(top), math.ceil(round(top + asked.height, 6)))
+        box = Box(rows, Span(math.floor(left), math.ceil(round(left + asked.width, 6)))).within(box)
     if min(box.shape) < 1:
-        raise ConfigError(
-            f"the part asked for lies outside the image ({grid.width}×{grid.height} pixels, bounds {grid.bounds})"
-        )
+        bounds = " ".join(f"{side:.7g}" for side in grid.bounds)
+        raise ConfigError(f"the part asked for lies outside the image: {grid.width}×{grid.height} pixels, {bounds}")
     return box
 
 
@@ -175,10 +175,9 @@ class AlignedReader:
                 result.append(
                     source.read_masks(indexes, window=window) if masks else source.read(indexes, window=window)
                 )
-        except RasterioError as error:
-            raise DataError(
-                f"{path}: can't be read at {tuple(window.flatten())}: {error}; is the file whole?"
-            ) from None
+        except RasterioError:
+            row, column = box.rows.start, box.columns.start
+            raise DataError(f"{path}: can't be read at row {row}, column {column}: damaged or cut off") from None
         return np.concatenate(result)
 
     def read(self, box: Box) -> Pixels:
