@@ -54,7 +54,7 @@ def _sow(canvas: Canvas, plan: Plan, cells: Cells, x: Floats, y: Floats) -> None
     woods = g.random(2**_WOOD_LEVEL) < g.choice([0.02, 0.15])
     crops[np.repeat(woods, 2 ** (DEPTH - _WOOD_LEVEL))] = g.choice(["oak", "oak", "conifer"])
     wooded = np.isin(crops, _WOODED)
-    labels = canvas.surfaces(crops, delay=g.normal(late, 8, len(crops)), vary=np.where(wooded, 0.02, 0.09))
+    labels = canvas.surfaces(crops, delay=g.normal(late, 14, len(crops)), vary=np.where(wooded, 0.02, 0.09))
     np.take(labels, cells.parcel, out=canvas.label, mode="clip")
     np.take(np.where(wooded, _TREE_HEIGHT, 0).astype(np.float32), cells.parcel, out=canvas.height, mode="clip")
     across = np.take(np.sin(plan.angle), cells.parcel) * x

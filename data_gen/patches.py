@@ -9,7 +9,6 @@ import pandas as pd
 import rasterio
 from numpy.typing import NDArray
 from rasterio.crs import CRS
-from rasterio.transform import from_origin
 
 from data_gen.canvas import Scene
 from data_gen.landscape import landscape
@@ -119,6 +118,6 @@ def write_geotiff(path: Path, image: Image, *, corner: tuple[float, float], pixe
         count=bands,
         dtype=image.dtype,
         crs=_LAMBERT93,
-        transform=from_origin(*corner, pixel, pixel),
+        transform=rasterio.Affine(pixel, 0, corner[0], 0, -pixel, corner[1]),
     ) as file:
         file.write(image)

@@ -10,23 +10,28 @@ Days = NDArray[np.intp]  # days of the year, 0 = 1 January
 FIRST, LAST = 32, 312  # the season: February to early November
 LEAST_GAP = 30  # days between two truths of a place
 NEAR = 6  # days: an acquisition this near shows about the same state of the fields
-_SERIES = (5, 14)  # fewest and most acquisitions
+_SPELLS = 5  # of clear weather, each with an acquisition or more
+_MOST = 14  # acquisitions
 
 
 def acquisition_days(generator: np.random.Generator) -> Days:
-    """5 to 14 cloud-free days: every fifth day, from two orbits in places, with one in each fifth of the season."""
-    start = int(generator.integers(5))
-    days = np.arange(FIRST + start, LAST, 5)
-    if generator.random() < 0.5:
+    """5 to 14 cloud-free days of a satellite that comes every fifth day, in most places on two orbits.
+
+    They come in clear spells, one in each fifth of the season, some longer than others.
+    """
+    days = np.arange(FIRST + int(generator.integers(5)), LAST, 5)
+    if generator.random() < 0.75:
         days = np.concatenate([days, days + int(generator.integers(2, 4))])
     days = np.sort(days[days < LAST])
-    count = int(generator.integers(_SERIES[0], _SERIES[1] + 1))
-    fifth = (days - FIRST) * _SERIES[0] // (LAST - FIRST)
-    chosen = np.array([generator.choice(days[fifth == part]) for part in range(_SERIES[0])])
-    rest = np.setdiff1d(days, chosen)
-    sunny = 1.2 + np.sin(2 * np.pi * (rest - 100) / 365)
-    more = generator.choice(rest, size=count - len(chosen), replace=False, p=sunny / sunny.sum())
-    return np.sort(np.concatenate([chosen, more]))
+    count = int(generator.integers(_SPELLS, _MOST + 1))
+    length = (LAST - FIRST) / _SPELLS
+    middles = FIRST + length * (np.arange(_SPELLS) + generator.uniform(0.2, 0.8, _SPELLS))
+    steady = generator.dirichlet(np.full(_SPELLS, 0.6))  # how long each spell lasts
+    chosen: set[int] = set()
+    for spell in (*range(_SPELLS), *generator.choice(_SPELLS, size=count - _SPELLS, p=steady)):
+        free = days[~np.isin(days, list(chosen))]
+        chosen.add(int(free[np.abs(free - middles[spell]).argmin()]))
+    return np.array(sorted(chosen))
 
 
 def _nearest(days: Days, acquisitions: Days) -> NDArray[np.float64]:
@@ -37,10 +42,12 @@ def _nearest(days: Days, acquisitions: Days) -> NDArray[np.float64]:
 
 
 def spot_day(generator: np.random.Generator, acquisitions: Days) -> int:
-    """A day between acquisitions, a few days from the nearest, and at another distance from each."""
+    """A day a few days from the nearest acquisition and at another distance from each; more likely in a long spell."""
     days = np.arange(FIRST + 15, LAST - 15)
     nearest = _nearest(days, acquisitions)
-    return int(generator.choice(days[nearest <= max(NEAR, nearest.min())]))
+    days = days[nearest <= max(NEAR, nearest.min())]
+    clear = (np.abs(days[:, None] - acquisitions) < 15).sum(axis=1) ** 2
+    return int(generator.choice(days, p=clear / clear.sum()))
 
 
 def truth_days(acquisitions: Days, count: int) -> Days:

@@ -12,6 +12,7 @@ SCALE = 4  # 10 m / 2.5 m
 MARGIN = 12  # pixels of 2.5 m that the sensors need around a patch
 REACH = 10  # pixels of 2.5 m to either side that a pixel of 10 m sees
 _BLOCK = 15  # rows of 10 m that are resampled at a time
+MAX_SHIFT = 0.3  # pixels of 10 m: how well acquisitions of several dates are registered to each other
 MTF_NYQUIST = 0.22  # of Sentinel-2 as a whole: optics, detector, sampling area
 
 
@@ -24,11 +25,11 @@ class View(NamedTuple):
 
 
 def draw_view(generator: np.random.Generator) -> View:
-    """A shift within half a pixel, without bias; haze that is strongest in blue."""
-    rows, columns = generator.uniform(-0.5, 0.5, 2)
+    """A shift without bias; haze that is strongest in blue."""
+    rows, columns = generator.uniform(-MAX_SHIFT, MAX_SHIFT, 2)
     thick = generator.gamma(1.5, 0.7)
-    haze = thick * np.array([0.0020, 0.0035, 0.0065])
-    gain = generator.normal(1.0, 0.025) * (1 - 0.012 * thick) * np.exp(generator.normal(0, 0.008, 3))
+    haze = thick * np.array([0.0008, 0.0013, 0.0022])
+    gain = generator.normal(1.0, 0.012) * (1 - 0.005 * thick) * np.exp(generator.normal(0, 0.004, 3))
     return View((float(rows), float(columns)), gain.astype(np.float32), haze.astype(np.float32))
 
 
@@ -78,8 +79,8 @@ class Radiometry(NamedTuple):
 
 def draw_radiometry(generator: np.random.Generator) -> Radiometry:
     """A stretch of its own for each image: brighter and bluer than Sentinel-2, and a little bent."""
-    white = np.array([0.25, 0.205, 0.165]) * generator.normal(1, 0.06) * np.exp(generator.normal(0, 0.03, 3))
-    black = np.array([0.008, 0.012, 0.002]) * generator.uniform(0.3, 1.5)
+    white = np.array([0.245, 0.205, 0.172]) * generator.normal(1, 0.06) * np.exp(generator.normal(0, 0.03, 3))
+    black = np.array([0.008, 0.012, 0.004]) * generator.uniform(0.3, 1.5)
     return Radiometry(black.astype(np.float32), white.astype(np.float32), float(generator.uniform(0.1, 0.4)))
 
 

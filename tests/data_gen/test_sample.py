@@ -1,0 +1,369 @@
+"""The sample data: what is written, when the satellites come by, how they see, what grows."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import rasterio
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from data_gen import patches, sample_set
+from data_gen.landscape import landscape
+from data_gen.phenology import KINDS
+from data_gen.revisit import LEAST_GAP, NEAR, acquisition_days, spot_day, truth_days
+from data_gen.sample_set import SampleSet, write_sample_set
+from data_gen.sensor import MARGIN, SCALE, View, draw_radiometry, draw_view, sentinel2, spot
+from tests import command
+from utils.errors import ConfigError, DataError
+from utils.tables import read_table
+
+SMALL = SampleSet(train=3, val=1, test=2, seed=7, size=64, truth_dates=3)
+MAXIMA = np.array([0.2058, 0.1583, 0.1118])
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("sample") / "set"
+    assert write_sample_set(folder, SMALL)
+    return folder
+
+
+def tables(root: Path) -> dict[str, pd.DataFrame]:
+    return {path.stem.removeprefix("dataset_"): pd.read_pickle(path) for path in root.glob("*.pkl")}
+
+
+def pixels(path: Path) -> np.ndarray:
+    with rasterio.open(path) as file:
+        return file.read()
+
+
+# --- what is written
+
+
+def test_tables(root: Path) -> None:
+    found = tables(root)
+    assert {name: list(table["split"]) for name, table in found.items()} == {
+        "train": ["train"] * 3 + ["val"],
+        "test": ["test"] * 2,
+        "dates": ["dates"] * 6,
+    }
+    names = [name for table in found.values() for name in table.index]
+    assert len(set(names)) == len(names) == 12
+    assert list(found["train"].index) != list(range(4))
+    assert {str(name).split("_")[0] for name in found["dates"].index} == {str(name) for name in found["test"].index}
+    for table in found.values():
+        assert tuple(table.columns) == patches.COLUMNS
+
+
+def test_the_projects_own_reader_reads_the_tables(root: Path) -> None:
+    for path in root.glob("*.pkl"):
+        table = read_table(path)
+        assert len(table.index) == len(pd.read_pickle(path))
+
+
+def test_distances_are_those_of_the_dates(root: Path) -> None:
+    for table in tables(root).values():
+        for _, row in table.iterrows():
+            dates = row["dates_sen2"]
+            expected = [abs((date - row["dates_spot6"]).days) for date in dates]
+            assert list(row["sen2_acquisitions"]) == expected
+            assert len(set(expected)) == len(expected) >= 5
+            assert sorted(dates) == dates
+            assert 0 < min(expected) <= 30
+            names = [Path(path).stem for path in row["sen2_acquisitions"].values()]
+            assert names == [f"{date:%Y%m%d}" for date in dates]
+
+
+def test_rasters(root: Path) -> None:
+    for table in tables(root).values():
+        for _, row in table.iterrows():
+            with rasterio.open(root / row["spot6_image"]) as file:
+                assert (file.count, file.height, file.width, file.dtypes[0]) == (3, 64, 64, "uint8")
+                assert file.crs.to_epsg() == 2154
+                assert tuple(file.transform)[:6] == (2.5, 0, row["x"], 0, -2.5, row["y"])
+                bounds = file.bounds
+            for path in row["sen2_acquisitions"].values():
+                with rasterio.open(root / path) as file:
+                    assert (file.count, file.height, file.width, file.dtypes[0]) == (3, 16, 16, "uint16")
+                    assert file.crs.to_epsg() == 2154
+                    assert file.bounds == bounds
+
+
+def test_patches_do_not_overlap(root: Path) -> None:
+    found = tables(root)
+    corners = pd.concat([found["train"], found["test"]])[["x", "y"]].to_numpy()
+    apart = np.abs(corners[:, None] - corners).max(axis=2) + np.where(np.eye(len(corners)), np.inf, 0)
+    assert apart.min() >= 64 * 2.5
+
+
+def test_same_seed_same_bytes(root: Path, tmp_path: Path) -> None:
+    write_sample_set(tmp_path / "again", SMALL)
+    files = sorted(path.relative_to(root) for path in root.rglob("*") if path.is_file())
+    assert files == sorted(p.relative_to(tmp_path / "again") for p in (tmp_path / "again").rglob("*") if p.is_file())
+    assert [f for f in files if (root / f).read_bytes() != (tmp_path / "again" / f).read_bytes()] == []
+
+
+def test_another_seed_another_place(root: Path, tmp_path: Path) -> None:
+    write_sample_set(tmp_path / "other", SampleSet(train=1, val=0, test=0, seed=8, size=64))
+    name = tables(tmp_path / "other")["train"]["spot6_image"].iloc[0]
+    assert (pixels(root / name) != pixels(tmp_path / "other" / name)).mean() > 0.9
+
+
+def test_a_patch_does_not_depend_on_how_many_there_are(root: Path, tmp_path: Path) -> None:
+    write_sample_set(tmp_path / "fewer", SampleSet(train=1, val=1, test=1, seed=7, size=64))
+    for name in ("train", "test"):
+        few, many = tables(tmp_path / "fewer")[name], tables(root)[name].loc[tables(tmp_path / "fewer")[name].index]
+        pd.testing.assert_frame_equal(few, many)
+        for _, row in few.iterrows():
+            for path in (row["spot6_image"], *row["sen2_acquisitions"].values()):
+                np.testing.assert_array_equal(pixels(root / path), pixels(tmp_path / "fewer" / path))
+
+
+def test_truths_of_other_dates_show_the_same_place_in_other_colours(root: Path) -> None:
+    found = tables(root)
+    for name, row in found["test"].iterrows():
+        own = found["dates"].filter(like=f"{name}_", axis=0)
+        assert len(own) == 3
+        for key, other in own.iterrows():
+            assert key == f"{name}_{other['dates_spot6']:%Y%m%d}"
+            assert list(other["sen2_acquisitions"].values()) == list(row["sen2_acquisitions"].values())
+        images = [pixels(root / path).astype(float) for path in own["spot6_image"]]
+        assert min(np.abs(a - b).mean() for i, a in enumerate(images) for b in images[:i]) > 4
+
+
+# --- the folder and the command
+
+
+def test_a_finished_set_is_left_alone(root: Path) -> None:
+    before = {path: path.stat().st_mtime_ns for path in root.rglob("*")}
+    assert not write_sample_set(root, SMALL)
+    assert {path: path.stat().st_mtime_ns for path in root.rglob("*")} == before
+
+
+def test_other_parameters_are_refused(root: Path) -> None:
+    with pytest.raises(DataError, match="holds something else"):
+        write_sample_set(root, SampleSet(train=3, val=1, test=2, seed=8, size=64, truth_dates=3))
+
+
+def test_a_folder_with_anything_else_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(DataError, match="holds something else"):
+        write_sample_set(tmp_path, SMALL)
+    with pytest.raises(DataError, match="holds something else"):
+        write_sample_set(tmp_path / "notes.txt", SMALL)
+
+
+def test_a_stopped_run_is_finished(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "stopped"
+    left = [20]
+    real = patches.write_geotiff
+
+    def stops(path: Path, *arguments: object, **keywords: object) -> None:
+        path.write_bytes(b"half a file")
+        left[0] -= 1
+        if left[0] == 0:
+            raise KeyboardInterrupt
+        real(path, *arguments, **keywords)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(patches, "write_geotiff", stops)
+    with pytest.raises(KeyboardInterrupt):
+        write_sample_set(folder, SMALL)
+    assert not (folder / "sample.json").exists()
+    monkeypatch.undo()
+    assert write_sample_set(folder, SMALL)
+    for path in root.rglob("*.tif"):
+        np.testing.assert_array_equal(pixels(path), pixels(folder / path.relative_to(root)))
+    assert json.loads((folder / "sample.json").read_text())["size"] == 64
+
+
+@pytest.mark.parametrize("wrong", [{"size": 30}, {"size": 66}, {"size": 28}, {"train": -1}, {"truth_dates": -1}])
+def test_impossible_numbers(wrong: dict[str, int], tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=next(iter(wrong))):
+        write_sample_set(tmp_path / "new", SampleSet(**wrong))
+    assert not (tmp_path / "new").exists()
+
+
+def test_command(tmp_path: Path) -> None:
+    arguments = ("data_gen/sample.py", tmp_path / "set", "--train", 1, "--val", 0, "--test", 1, "--size", 32)
+    assert "written" in command.succeed(*arguments, cwd=tmp_path).stdout
+    refused = command.run("data_gen/sample.py", tmp_path / "set", cwd=tmp_path)
+    assert refused.returncode == 3
+    assert len(refused.stderr.strip().splitlines()) == 1
+
+
+def test_empty_splits(tmp_path: Path) -> None:
+    write_sample_set(tmp_path / "set", SampleSet(train=0, val=0, test=0, truth_dates=2))
+    assert {name: len(table) for name, table in tables(tmp_path / "set").items()} == {"train": 0, "test": 0, "dates": 0}
+
+
+# --- dates
+
+
+@given(st.integers(0, 2**32 - 1))
+@settings(max_examples=60, deadline=None)
+def test_dates(seed: int) -> None:
+    generator = np.random.default_rng(seed)
+    days = acquisition_days(generator)
+    assert 5 <= len(days) <= 14
+    assert (np.diff(days) >= 2).all()
+    assert days.min() >= 31 and days.max() < 315  # February to early November
+    distances = np.abs(days - spot_day(generator, days))
+    assert len(set(distances.tolist())) == len(days)
+    assert 0 < distances.min() <= NEAR
+    for count in (1, 2, 4, 6):
+        truths = truth_days(days, count)
+        assert len(truths) == count
+        assert (np.diff(truths) >= LEAST_GAP).all()
+        away = np.abs(truths[:, None] - days)
+        assert all(len(set(row)) == len(days) for row in away.tolist())
+        if count <= 4:
+            assert away.min(axis=1).max() <= NEAR
+
+
+def test_too_many_truths() -> None:
+    with pytest.raises(DataError, match="fewer"):
+        truth_days(np.array([40, 100, 160, 220, 280]), 40)
+
+
+# --- the sensors
+
+STILL = View(shift=(0.0, 0.0), gain=np.ones(3, dtype=np.float32), haze=np.zeros(3, dtype=np.float32))
+SIZE = 160
+
+
+def wave(frequency: float, *, phase: float, axis: int) -> np.ndarray:
+    """A ground (3, SIZE + margins, ...) of waves: ``frequency`` cycles a pixel of 10 m, amplitude 0.1 about 0.4."""
+    metres = (np.arange(SIZE + 2 * MARGIN) - MARGIN + 0.5) / SCALE
+    line = 0.4 + 0.1 * np.cos(2 * np.pi * frequency * metres + phase)
+    ground = np.broadcast_to(line if axis == 1 else line[:, None], (3, line.size, line.size))
+    return np.ascontiguousarray(ground, dtype=np.float32)
+
+
+def response(frequency: float, view: View, axis: int) -> complex:
+    """What becomes of a wave: modulus is the MTF, the angle the shift; from two phases, so sampling doesn't matter."""
+    generator = np.random.default_rng(0)
+    centres = np.arange(SIZE // SCALE) + 0.5
+    seen = []
+    for phase in (0.0, -np.pi / 2):
+        image = sentinel2(wave(frequency, phase=phase, axis=axis), view, generator) / 10000 - 0.4
+        seen.append(image.mean(axis=(0, 2 - axis)))  # along the wave
+    along = seen[0] + 1j * seen[1]  # H e^{2 pi i f x}
+    return complex((along * np.exp(-2j * np.pi * frequency * centres)).mean() / 0.1)
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+def test_mtf(axis: int) -> None:
+    assert 0.2 <= abs(response(0.5, STILL, axis)) <= 0.3
+    assert abs(response(0.02, STILL, axis)) > 0.98
+    assert abs(response(0.25, STILL, axis)) > abs(response(0.5, STILL, axis)) > abs(response(0.75, STILL, axis))
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+@pytest.mark.parametrize("shift", [-0.4, 0.13, 0.37])
+def test_shift(axis: int, shift: float) -> None:
+    view = STILL._replace(shift=(shift, 0.0) if axis == 0 else (0.0, shift))
+    assert np.angle(response(0.1, view, axis)) == pytest.approx(2 * np.pi * 0.1 * shift, abs=0.01)
+    assert abs(np.angle(response(0.1, view, 1 - axis))) < 0.01
+
+
+def test_views() -> None:
+    views = [draw_view(np.random.default_rng(seed)) for seed in range(400)]
+    shifts = np.array([view.shift for view in views])
+    assert 0.2 < np.abs(shifts).max() <= 0.5
+    assert np.abs(shifts.mean(axis=0)).max() < 0.05
+    assert len({view.shift for view in views}) == len(views)
+    haze = np.stack([view.haze for view in views]).mean(axis=0)
+    assert haze[2] > haze[1] > haze[0] > 0
+
+
+def test_gain_and_haze() -> None:
+    view = View((0.0, 0.0), np.array([1.1, 1.0, 0.9], dtype=np.float32), np.array([0.0, 0.01, 0.02], dtype=np.float32))
+    image = sentinel2(np.full((3, 40 + 2 * MARGIN, 40 + 2 * MARGIN), 0.1, np.float32), view, np.random.default_rng(0))
+    np.testing.assert_allclose(image.mean(axis=(1, 2)) / 10000, [0.11, 0.11, 0.11], rtol=0.01)
+
+
+def test_spot_has_a_radiometry_of_its_own() -> None:
+    ground = np.full((3, 40 + 2 * MARGIN, 40 + 2 * MARGIN), 0.1, np.float32)
+    levels = [spot(ground, draw_radiometry(g), g).mean(axis=(1, 2)) for g in map(np.random.default_rng, range(20))]
+    assert np.ptp(np.stack(levels), axis=0).min() > 10
+    assert np.abs(np.mean(levels, axis=0) - 255 * 0.1 / MAXIMA).mean() > 20
+
+
+# --- what grows
+
+
+def test_reflectance_fits_the_maxima_that_the_loader_clamps_to() -> None:
+    seen: list[np.ndarray] = []
+    for number in range(24):
+        patch = patches.plan_patch(seed=0, split="train", number=number, size=128)
+        seen.extend(image.reshape(3, -1) for image in patches.sentinel2_images(patch, patches.scene_of(patch)))
+    top = np.percentile(np.concatenate(seen, axis=1) / 10000, 98, axis=1)
+    np.testing.assert_allclose(top, MAXIMA, rtol=0.2)
+
+
+def test_truth_uses_the_whole_range() -> None:
+    images = []
+    for number in range(8):
+        patch = patches.plan_patch(seed=0, split="train", number=number, size=128)
+        images.append(patches.spot_image(patch, patches.scene_of(patch), patch.spot_day))
+    low, high = np.percentile(np.stack(images), [0.5, 99.9])
+    assert low < 15 and high > 240
+
+
+def test_fields_change_over_the_year_and_roads_do_not() -> None:
+    scene = landscape(np.random.default_rng(3), 256)
+    kinds = scene.surfaces.kind
+    april, july, september = (scene.surfaces.reflectance(day) for day in (105, 200, 265))
+    for crop in ("wheat", "maize", "ley"):
+        fields = kinds == KINDS[crop]
+        assert (np.abs(july - april) / april).max(axis=0)[fields].mean() > 0.3, crop
+        assert (np.abs(september - july) / july).max(axis=0)[fields].mean() > 0.2, crop
+    wheat, maize = (july[0, kinds == KINDS[crop]].mean() for crop in ("wheat", "maize"))
+    assert wheat > 2 * maize  # ripe against green
+    still = kinds == KINDS["asphalt"]
+    assert (np.abs(july - april) / april)[:, still].max() < 0.2
+
+
+def test_the_same_crop_differs_from_field_to_field() -> None:
+    scene = landscape(np.random.default_rng(3), 256)
+    red = scene.surfaces.reflectance(180)[0, scene.surfaces.kind == KINDS["wheat"]]
+    assert red.std() / red.mean() > 0.1
+
+
+def test_a_landscape_has_what_super_resolution_lives_from() -> None:
+    seen: set[int] = set()
+    for seed in range(12):
+        scene = landscape(np.random.default_rng(seed), 324)
+        seen |= set(scene.surfaces.kind[np.unique(scene.label)].tolist())
+        edges = (np.diff(scene.label, axis=1) != 0).mean()
+        assert 0.02 < edges < 0.25  # fields and hedges, neither empty nor confetti
+    wanted = {
+        "wheat",
+        "maize",
+        "ley",
+        "meadow",
+        "oak",
+        "verge",
+        "asphalt",
+        "lane",
+        "slate_lit",
+        "garden",
+        "river",
+        "sea",
+    }
+    assert {KINDS[kind] for kind in wanted} <= seen
+
+
+@pytest.mark.parametrize("size", [32, 100, 400])
+def test_sizes(size: int) -> None:
+    patch = patches.plan_patch(seed=1, split="val", number=0, size=size)
+    scene = patches.scene_of(patch)
+    assert patches.spot_image(patch, scene, 100).shape == (3, size, size)
+    assert next(patches.sentinel2_images(patch, scene)).shape == (3, size // 4, size // 4)
+
+
+def test_version_is_recorded(root: Path) -> None:
+    assert json.loads((root / "sample.json").read_text())["version"] == sample_set.VERSION
