@@ -1,5 +1,7 @@
 """The raw data set: what is read, what is dropped, what is refused."""
 
+import contextlib
+import random
 from pathlib import Path
 from typing import Any
 
@@ -7,10 +9,13 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from data_gen.dataset import PatchReader, RawBreizhSR, Row, Unusable, acquisitions_of, inside, to_int16
+from data_gen.dataset import PatchReader, RawBreizhSR, Row, Unusable, acquisitions_of, inside, read_rows, to_int16
 from tests.data import NOON, write_raster, write_raw
 from tests.golden import Golden, names
+from tests.soak import examples
 from utils.errors import DataError
 from utils.store import Geometry
 
@@ -22,6 +27,12 @@ def edit(root: Path, change: Any, table: str = "dataset_train.pkl") -> None:
     frame = pd.read_pickle(root / table)
     changed = change(frame)
     (frame if changed is None else changed).to_pickle(root / table)
+
+
+@pytest.fixture(scope="module")
+def shared_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """For tests that leave it as it was."""
+    return write_raw(tmp_path_factory.mktemp("raw"), train=2, val=1, test=1, hr_size=32)
 
 
 def row(acquisitions: dict[Any, Any], dates: list[Any], **other: Any) -> Row:
@@ -306,3 +317,66 @@ def test_further_tables_are_further_splits(tmp_path: Path) -> None:
     frame.to_pickle(root / "dataset_dates.pkl")
     with pytest.raises(DataError, match="split 'test' is in both"):
         RawBreizhSR(root, "test")
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+@settings(max_examples=examples(200), deadline=None)
+@given(seed=st.integers(0, 2**32), cut=st.booleans())
+def test_damaged_rasters(shared_root: Path, seed: int, cut: bool) -> None:
+    """Whatever happens to the bytes of its rasters, a row is a patch or Unusable."""
+    rng = random.Random(seed)
+    raw = RawBreizhSR(shared_root, "train")
+    path = shared_root / rng.choice([raw.rows[0].hr, *raw.rows[0].acquisitions.values()])
+    whole = path.read_bytes()
+    content = bytearray(whole)
+    for _ in range(rng.randrange(1, 12)):
+        reach = rng.choice([400, len(content)])  # headers matter most
+        content[rng.randrange(reach)] = rng.randrange(256)
+    path.write_bytes(content[: rng.randrange(len(content))] if cut else content)
+    try:
+        patch = raw[0]
+        assert patch.hr.shape == (3, 32, 32) and all(view.lr.shape == (3, 8, 8) for view in patch.views)
+    except Unusable as reason:
+        assert "\n" not in str(reason)
+    finally:
+        path.write_bytes(whole)
+
+
+odd_cells = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(-(2**62), 2**62),
+    st.floats(),
+    st.text(max_size=12),
+    st.binary(max_size=3),
+    st.datetimes().map(pd.Timestamp),
+    st.just(pd.NaT),
+    st.lists(st.one_of(st.datetimes(), st.none(), st.text(max_size=2)), max_size=5),
+    st.dictionaries(
+        st.one_of(st.integers(), st.text(max_size=4)), st.one_of(st.text(max_size=9), st.none()), max_size=4
+    ),
+    st.sampled_from(["train", "val", "../../x", "spot6/train/100.tif", "sen2", "/etc/passwd", "\0"]),
+)
+
+
+@settings(max_examples=examples(200), deadline=None)
+@given(data=st.data())
+def test_tables_full_of_anything(shared_root: Path, data: st.DataObject) -> None:
+    """A well-made table with odd cells: every row is a patch or Unusable, or the table is a DataError."""
+    frame = pd.read_pickle(shared_root / "dataset_train.pkl").astype(object)
+    for _ in range(data.draw(st.integers(1, 6))):
+        row = data.draw(st.integers(0, len(frame) - 1))
+        column = data.draw(st.sampled_from(["split", "spot6_image", "sen2_acquisitions", "dates_spot6", "dates_sen2"]))
+        frame.iat[row, frame.columns.get_loc(column)] = data.draw(odd_cells)
+    path = shared_root / "odd" / "dataset_train.pkl"
+    path.parent.mkdir(exist_ok=True)
+    frame.to_pickle(path)
+    reader = PatchReader(shared_root, geometry=Geometry(hr_size=32, scale=4, length=8))
+    try:
+        for found in (found for rows in read_rows([path]).values() for found in rows):
+            with contextlib.suppress(Unusable):
+                assert reader.read(found).views
+    except DataError as error:
+        assert "leads out of" in str(error) or str(path) in str(error)

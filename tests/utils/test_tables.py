@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from tests.golden import Golden
 from tests.pickles import Call, Name, absurd_sizes, dumps
+from tests.soak import examples
 from utils.errors import DataError
 from utils.tables import Table, read_table
 
@@ -128,7 +129,7 @@ cells = st.one_of(
 )
 
 
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(200), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     columns=st.dictionaries(
         st.text(min_size=1, max_size=5), st.lists(cells, min_size=3, max_size=3), min_size=1, max_size=5
@@ -321,7 +322,7 @@ def test_other_files(tmp_path: Path) -> None:
         read_table(path).column("split")
 
 
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(200), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(seed=st.integers(0, 2**32), cut=st.booleans())
 def test_damaged_tables(tmp_path: Path, seed: int, cut: bool) -> None:
     """Whatever happens to its bytes, a file is a table or a DataError."""
