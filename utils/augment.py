@@ -13,20 +13,24 @@ _DROPPED = 4  # each acquisition but the nearest is dropped with probability 1/4
 
 
 def augment(batch: Batch, names: Collection[str], *, seed: int, step: int, positions: Tensor) -> Batch:
-    """Apply what ``names`` lists: flips, turns (by a quarter; square patches), drop_dates, shuffle_dates.
+    """Apply what ``names`` lists; the truth, the bicubic base and all acquisitions of a sample are changed alike.
 
+    flips: each direction with probability 1/2. turns: by 0 to 3 quarters. drop_dates: acquisitions become padding,
+    never the one nearest to the target date. shuffle_dates: acquisitions in another order, padding stays last.
     positions: (B,) of the samples in the global batch.
     """
 
-    def drawn(purpose: int) -> Tensor:
-        """A coin for each sample, (B,)."""
-        return integers(2, positions, purpose, seed, step).bool()
+    def drawn(high: int, purpose: int) -> Tensor:
+        """A number in [0, high) for each sample, (B,)."""
+        return integers(high, positions, purpose, seed, step)
 
     if "flips" in names:
-        batch = _where(drawn(_FLIP_X), batch, lambda x: x.flip(-1))
-        batch = _where(drawn(_FLIP_Y), batch, lambda x: x.flip(-2))
-    if "turns" in names and batch.lr.shape[-1] == batch.lr.shape[-2]:
-        batch = _where(drawn(_TURN), batch, lambda x: x.transpose(-1, -2))
+        batch = _where(drawn(2, _FLIP_X) == 1, batch, lambda x: x.flip(-1))
+        batch = _where(drawn(2, _FLIP_Y) == 1, batch, lambda x: x.flip(-2))
+    if "turns" in names:
+        quarters = drawn(4, _TURN)
+        batch = _where(quarters % 2 == 1, batch, lambda x: x.rot90(1, (-2, -1)))
+        batch = _where(quarters >= 2, batch, lambda x: x.rot90(2, (-2, -1)))
     length = batch.lr.shape[1]
     each = torch.arange(length, device=positions.device)  # (T,)
     if "drop_dates" in names and length > 1:
@@ -34,7 +38,8 @@ def augment(batch: Batch, names: Collection[str], *, seed: int, step: int, posit
         dropped &= each != batch.near[:, None]
         batch = _pad(batch, batch.mask & ~dropped)
     if "shuffle_dates" in names and length > 1:
-        order = bits(positions[:, None], each, _SHUFFLE, seed, step).argsort(dim=1)  # (B, T)
+        drawn_places = bits(positions[:, None], each, _SHUFFLE, seed, step)  # (B, T)
+        order = drawn_places.masked_fill(~batch.mask, torch.iinfo(torch.int64).max).argsort(dim=1, stable=True)
         batch = _reorder(batch, order)
     return batch
 
