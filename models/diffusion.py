@@ -81,10 +81,6 @@ class SRDiff(nn.Module):
             return r
         return (r.clamp(-1, 1) if self.clip_input else r) / self.residual_rescale + base
 
-    def predict_backbone(self, series: Series) -> Prediction:
-        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.fix_backbone):
-            return self.rrdb(series)
-
     def training_losses(
         self,
         series: Series,
@@ -102,7 +98,7 @@ class SRDiff(nn.Module):
         ``q`` is the loss of the noise. A backbone that trains along also gets the auxiliary ones, between its own
         output and the truth.
         """
-        backbone = self.predict_backbone(series)
+        backbone = self.rrdb(series)
         condition = self.denoise_fn.condition(backbone.features, series.base)
         x_t = self.schedule.q_sample(self.residual(hr, series.base), t, noise)
         predicted = self.denoise_fn(x_t, t, condition)
@@ -128,7 +124,7 @@ class SRDiff(nn.Module):
         ``noise(timesteps, shape)`` is what sampling starts from, ``noise(t, shape)`` what a step from time t draws.
         What doesn't depend on time is computed once a series. ``callback`` sees residuals; ``image`` makes them images.
         """
-        backbone = self.predict_backbone(series)
+        backbone = self.rrdb(series)
         condition = self.denoise_fn.condition(backbone.features, series.base)
         base = series.base
         if samples > 1:

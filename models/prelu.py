@@ -29,8 +29,6 @@ class PReLU(nn.PReLU):
     """max(x, 0) + weight · min(x, 0), one weight for all channels."""
 
     def forward(self, x: Tensor) -> Tensor:
-        if (
-            x.device.type != "cpu" or torch.compiler.is_compiling()
-        ):
+        if x.device.type != "cpu" or torch.compiler.is_compiling():
             return super().forward(x)
         return _LeakyReLU.apply(x, self.weight)

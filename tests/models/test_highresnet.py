@@ -2,6 +2,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor, nn
 
 from models.highresnet import HighResNet, RecursiveFusion, median_view
 from tests.golden import Golden, names
@@ -31,6 +32,24 @@ def test_an_odd_number_of_views_drops_the_last(alpha_residual: bool) -> None:
 def test_one_view_passes_as_it_is() -> None:
     x = torch.randn(2, 1, 4, 3, 6)
     assert torch.equal(RecursiveFusion(width=4)(x, torch.ones(2, 1)), x[:, 0])
+
+
+def test_pairs_the_first_half_with_the_reversed_second() -> None:
+    fusion, pairs = RecursiveFusion(width=1), []
+
+    class Record(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            pairs.append(x[:, :, 0, 0].tolist())
+            return torch.ones(len(x), 1, 1, 1)
+
+    fusion.fuse = Record()  # type: ignore[assignment]
+    views = torch.tensor([10.0, 20, 30, 40, 50, 60]).view(1, 6, 1, 1, 1)
+    alphas = torch.tensor([[0.1, 0.2, 0.3, 0.4, 0.5, 0.6]])
+    out = fusion(views, alphas)
+    assert pairs[0] == [[10, 60], [20, 50], [30, 40]]
+    # Each first view gained its partner's alpha; of the three the last is dropped, the alphas of the first half go on.
+    assert pairs[1] == [pytest.approx([10.6, 20.5])]
+    assert out.item() == pytest.approx(10.6 + 0.2)
 
 
 def test_a_padded_partner_adds_nothing() -> None:
