@@ -18,6 +18,7 @@ import torch
 from data_gen import prepare as preparing
 from data_gen.dataset import RawBreizhSR
 from data_gen.shards import note_path, percentile
+from tests.command import succeed
 from tests.data import prepare_quietly, write_patch, write_raster, write_raw
 from tests.golden import ROOT, Golden, names
 from utils.dataloader import BreizhSRDataset
@@ -25,13 +26,8 @@ from utils.errors import DataError
 from utils.radiometry import PUBLISHED_MAXIMA
 from utils.store import MANIFEST, Store, checksum, read_manifest
 
-COMMAND = [sys.executable, str(ROOT / "data_gen" / "preprocess_data.py")]
+SCRIPT = "data_gen/preprocess_data.py"
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
-
-
-def command(*arguments: object) -> subprocess.CompletedProcess[str]:
-    words = [*COMMAND, *map(str, arguments)]
-    return subprocess.run(words, capture_output=True, text=True, env=ENVIRONMENT, timeout=120)
 
 
 def content(folder: Path) -> dict[str, bytes]:
@@ -42,8 +38,7 @@ def content(folder: Path) -> dict[str, bytes]:
 def golden_store(golden: Golden, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What the real command makes of the golden raw data set."""
     output = tmp_path_factory.mktemp("golden") / "store"
-    done = command(golden.path("11_raw/"), "--select", "first", "--output", output)
-    assert done.returncode == 0, done.stderr
+    succeed(SCRIPT, golden.path("11_raw/"), "--select", "first", "--output", output, cwd=output.parent)
     return output
 
 
@@ -311,11 +306,10 @@ def test_processes_make_the_same_store(tmp_path: Path, monkeypatch: pytest.Monke
 
 def test_the_command(tmp_path: Path) -> None:
     root = write_raw(tmp_path / "root")
-    done = command(root, "--max_s2_images", 3, "--output", tmp_path / "out")
-    assert done.returncode == 0
+    done = succeed(SCRIPT, root, "--max_s2_images", 3, "--output", "out", cwd=tmp_path)
     first, last = done.stdout.splitlines()
     assert first.startswith("8 patches of 80×80 to prepare: about 0.3 MB (") and first.endswith("with 1 process")
-    assert last == f"{tmp_path / 'out'} is prepared: train 4, val 2, test 2 patches, 0.3 MB"
+    assert last == "out is prepared: train 4, val 2, test 2 patches, 0.3 MB"
     assert not (root / "preprocessed").exists()
     assert BreizhSRDataset(tmp_path / "out", "val", sen2_amount=3)[0]["img_lr"].shape == (3, 3, 20, 20)
 
@@ -342,10 +336,10 @@ def test_errors_of_the_command(
     root = write_raw(tmp_path, train=1, val=1, test=1)
     (root / "foreign").mkdir()
     (root / "foreign" / MANIFEST).write_text("{}")
-    monkeypatch.setattr(sys, "argv", [COMMAND[1], *(word.replace("ROOT", str(root)) for word in arguments)])
+    monkeypatch.setattr(sys, "argv", [SCRIPT, *(word.replace("ROOT", str(root)) for word in arguments)])
     monkeypatch.setattr(signal, "signal", lambda *_: None)
     with pytest.raises(SystemExit) as ended:
-        runpy.run_path(COMMAND[1], run_name="__main__")
+        runpy.run_path(str(ROOT / SCRIPT), run_name="__main__")
     assert ended.value.code == code
     stderr = capsys.readouterr().err
     assert message in stderr and len(stderr.splitlines()) == 1
@@ -366,10 +360,14 @@ def test_terminated(tmp_path: Path) -> None:
     """SIGTERM ends it with one line and 143; nothing half-written stays, and the same command goes on."""
     rng = np.random.default_rng(0)
     rows = [write_patch(tmp_path, str(i), rng=rng, hr_size=80, offsets=range(1, 9)) for i in range(3)]
-    frame = pd.DataFrame([{"split": "train", **rows[i % 3]} for i in range(1000)])
+    frame = pd.DataFrame([{"split": "train", **rows[i % 3]} for i in range(600)])
     frame.to_pickle(tmp_path / "dataset_train.pkl")
     process = subprocess.Popen(
-        [*COMMAND, str(tmp_path)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT
+        [sys.executable, str(ROOT / SCRIPT), str(tmp_path)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=ENVIRONMENT,
     )
     assert process.stdout is not None
     assert "to prepare" in process.stdout.readline()
