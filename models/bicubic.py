@@ -1,7 +1,7 @@
 """No network at all: the bicubic image, and the low-resolution view as features."""
 
+from models.layers import doublings
 from models.series import Backbone, Prediction, Series
-from models.upsampling import doublings
 
 
 class Bicubic(Backbone):

@@ -6,13 +6,9 @@ Names and order of the layers are those of the reference implementation, so its 
 import torch
 from torch import Tensor, nn
 
+from models.layers import conv3x3, doublings
 from models.prelu import PReLU
 from models.series import Backbone, Prediction, Series
-from models.upsampling import doublings
-
-
-def conv3x3(in_channels: int, out_channels: int) -> nn.Conv2d:
-    return nn.Conv2d(in_channels, out_channels, kernel_size=3, padding=1)
 
 
 class ResidualBlock(nn.Module):

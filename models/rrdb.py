@@ -9,14 +9,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from models.layers import conv3x3, doublings
 from models.series import Backbone, Prediction, Series
-from models.upsampling import doublings
 
 OutputClamp = Literal["straight_through", "hard"]
-
-
-def conv3x3(in_channels: int, out_channels: int) -> nn.Conv2d:
-    return nn.Conv2d(in_channels, out_channels, kernel_size=3, padding=1)
 
 
 def leaky_relu(x: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from models.upsampling import doublings
+from models.layers import doublings
 
 
 def reflected_conv(in_channels: int, out_channels: int, *, stride: int = 1) -> list[nn.Module]:

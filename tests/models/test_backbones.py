@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from models.bicubic import Bicubic
-from models.upsampling import doublings
+from models.layers import doublings
 from tests.models.nets import BACKBONES, channels_last, double, random_series, small_backbone
 
 every_backbone = pytest.mark.parametrize("name", [*BACKBONES, "bicubic"])
