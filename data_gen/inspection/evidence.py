@@ -240,6 +240,6 @@ def meaning(levels: NDArray[np.floating], dtype: np.dtype) -> str:
     if high.max() < 0 or low.max() < -300:
         return "negative"
     # Some pixel of a patch is nearly always darker than 0.1, and the bands' darkest differ where none is.
-    if low.min() >= 950 and low.max() <= 1600 and np.ptp(low) < 400:
+    if low.min() >= 950 and low.max() <= 1800 and np.ptp(low) < 500:
         return "offset"
     return "x10000"

@@ -28,7 +28,7 @@ def labels(evidence: Evidence) -> Iterable[Finding]:
     seen = Counter((truth.ref.split, truth.ref.key) for truth in evidence.truths)
     twice = [f"{split} {key}: {n} times" for (split, key), n in seen.items() if n > 1]
     if twice:
-        message = f"{len(twice)} row labels occur twice: results overwrite each other"
+        message = f"row labels that occur twice, so that results overwrite each other: {len(twice)}"
         yield Finding("labels", "error", message, some(twice))
     else:
         yield Finding("labels", "ok", "every patch has a name of its own")
@@ -38,36 +38,39 @@ def files(evidence: Evidence) -> Iterable[Finding]:
     faults = _faults(evidence, "files")
     if faults:
         missing = sum("missing file" in fault.what for fault in faults)
-        message = f"{missing} files are missing, {len(faults) - missing} unreadable"
+        message = f"missing files: {missing}; unreadable files: {len(faults) - missing}"
         yield Finding("files", "error", message, described(faults))
     else:
         message = f"{len(evidence.truths)} truths and {len(evidence.acquired)} acquisitions were read, none is missing"
         yield Finding("files", "ok", message)
     if outside := _faults(evidence, "paths"):
-        yield Finding("files", "error", f"{len(outside)} paths lead out of the folder", described(outside))
+        yield Finding("files", "error", f"paths that lead out of the folder: {len(outside)}", described(outside))
 
 
 def store(evidence: Evidence) -> Iterable[Finding]:
     if evidence.kind != "prepared":
         return
     anew = "prepare the data anew"
-    of = f"of {evidence.sampled} patches"
-    for check, wrong, right in (
-        ("checksums", f"shards are not as they were written; {anew}", "all shards are as they were written"),
-        ("shards", f"shards don't have the shapes that the manifest says; {anew}", "all shards have their shapes"),
-        ("tables", f"tables of spectral matching {of} are not those of the images; {anew}",
-         f"the tables of spectral matching {of} are those of the images"),
-    ):  # fmt: skip
+    patches = f"({evidence.sampled} patches)"
+    messages = {
+        "checksums": ("shards that are not as they were written", "all shards are as they were written"),
+        "shards": ("shards of other shapes than the manifest says", "all shards have their shapes"),
+        "tables": (
+            f"tables of spectral matching that are not those of the images {patches}",
+            f"the tables of spectral matching are those of the images {patches}",
+        ),
+    }
+    for check, (wrong, right) in messages.items():
         faults = _faults(evidence, check)
         if faults:
-            yield Finding(check, "error", f"{len(faults)} {wrong}", described(faults))
+            yield Finding(check, "error", f"{wrong}: {len(faults)}; {anew}", described(faults))
         else:
             yield Finding(check, "ok", right)
 
 
 def pairs(evidence: Evidence) -> Iterable[Finding]:
     if faults := _faults(evidence, "pairs"):
-        message = f"in {len(faults)} patches images and dates don't go together: they can't be used"
+        message = f"patches whose images and dates don't go together, so that they can't be used: {len(faults)}"
         yield Finding("pairs", "error", message, described(faults))
     else:
         yield Finding("pairs", "ok", "every acquisition has its date")
@@ -77,21 +80,21 @@ def dates(evidence: Evidence) -> Iterable[Finding]:
     offsets = [offset for split in evidence.offsets.values() for series in split for offset in series]
     slipped, named = _faults(evidence, "dates"), _faults(evidence, "names")
     if slipped:
-        message = f"{len(slipped)} dates contradict the acquisition's key: dates have slipped against images"
+        message = f"dates have slipped against images: those that contradict the acquisition's key: {len(slipped)}"
         yield Finding("dates", "error", message, described(slipped))
     elif len(named) > MOSTLY * len(offsets):
         message = "names of files carry other dates than the table (of processing?)"
         yield Finding("dates", "warning", message, described(named))
     elif named:
-        message = f"{len(named)} dates contradict the file's name: dates have slipped against images"
+        message = f"dates have slipped against images: those that contradict the file's name: {len(named)}"
         yield Finding("dates", "error", message, described(named))
     elif far := sum(abs(offset) > FAR for offset in offsets):
-        yield Finding("dates", "warning", f"{far} acquisitions lie more than {FAR} days from the truth")
+        yield Finding("dates", "warning", f"acquisitions more than {FAR} days from the truth: {far}")
     else:
         span = f"from {min(offsets)} to {max(offsets)} days from the truth" if offsets else "none"
         yield Finding("dates", "ok", f"dates and images agree; {span}")
     if repeated := _repeated(evidence.acquired):
-        message = f"{len(repeated)} acquisitions are one image under two dates"
+        message = f"acquisitions that are one image under two dates: {len(repeated)}"
         yield Finding("dates", level_of(len(repeated), len(evidence.acquired)), message, some(repeated))
 
 
@@ -119,14 +122,16 @@ def sizes(evidence: Evidence) -> Iterable[Finding]:
         return
     coarse = [f"{name_of(truth.ref)}: {truth.dtype}" for truth in evidence.truths if truth.dtype != "uint8"]
     if coarse:
-        yield Finding("sizes", "error", f"{len(coarse)} truths are not 8-bit: they can't be used", some(coarse))
+        yield Finding(
+            "sizes", "error", f"truths that are not 8-bit, so that they can't be used: {len(coarse)}", some(coarse)
+        )
     truths = [f"{name_of(t.ref)}: {_shape(t)}" for t in evidence.truths if _side(t.shape, _CROP) != hr]
     views = [f"{name_of(v.ref)} {v.name}: {_shape(v)}" for v in evidence.acquired if _side(v.shape, 1) != lr]
     if truths or views:
         level = worst([level_of(len(truths), len(evidence.truths)), level_of(len(views), len(evidence.acquired))])
         message = (
-            f"{len(truths)} truths are not {hr}×{hr} once cropped, {len(views)} acquisitions not {lr}×{lr}: "
-            "what is not square, or of another size, is left out together with its date"
+            f"truths that are not {hr}×{hr} once cropped: {len(truths)}; acquisitions that are not {lr}×{lr}: "
+            f"{len(views)}; they are left out, together with their dates"
         )
         yield Finding("sizes", level, message, some(truths + views))
     elif not coarse:

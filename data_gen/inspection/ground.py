@@ -31,7 +31,7 @@ def duplicates(evidence: Evidence, read: Read) -> Iterable[Finding]:
     if within:
         counts = Counter(pair[1].ref.split for pair in within)
         level = worst(level_of(count, evidence.patches[split]) for split, count in counts.items())
-        message = f"{len(within)} patches occur twice in their split"
+        message = f"patches that occur twice in their split: {len(within)}"
         yield Finding("duplicates", level, message, some(map(_both, within)))
     else:
         yield Finding("duplicates", "ok", "no patch occurs twice in its split")
@@ -43,10 +43,10 @@ def _leakage(evidence: Evidence, read: Read, leaks: list[Pair]) -> Iterable[Find
     alike = shown_alike(overlaps, read)
     listed = some(f"{_both(pair)}: {share:.0%} of a patch" for pair, share in overlaps)
     if leaks:
-        message = f"{len(leaks)} patches of one split are in another too: what is tested was trained on"
+        message = f"what is tested was trained on: patches of one split that are in another too: {len(leaks)}"
         yield Finding("leakage", "error", message, some(map(_both, leaks)))
     if overlaps and (alike is None or alike > RELATED):
-        message = f"{len(overlaps)} pairs of patches of two splits overlap on the ground"
+        message = f"pairs of patches of two splits that overlap on the ground: {len(overlaps)}"
         yield Finding("leakage", "error", message, listed)
     elif overlaps:
         message = (
@@ -79,7 +79,7 @@ def registration(evidence: Evidence) -> Iterable[Finding]:
     )
     listed = some(f"{name_of(view.ref)} {view.name}: {_pixels(lies.rows, lies.columns)}" for view, lies in moved)
     if moved:
-        message += f"; {len(moved)} are off by more than {MOVED}"
+        message += f"; off by more than {MOVED}: {len(moved)}"
     if np.hypot(down, right) > SYSTEMATIC:
         yield Finding("registration", "error", f"{message}: truth and acquisitions lie on different grids", listed)
     elif len(moved) > MOVED_SHARE * len(measured):
@@ -94,7 +94,9 @@ def _pixels(down: float, right: float) -> str:
 
 def place(evidence: Evidence) -> Iterable[Finding]:
     if evidence.elsewhere:
-        message = f"{len(evidence.elsewhere)} of {evidence.sampled} truths show another place than their acquisitions"
+        message = (
+            f"truths that show another place than their acquisitions: {len(evidence.elsewhere)} of {evidence.sampled}"
+        )
         yield Finding("place", "error", message, some(map(name_of, evidence.elsewhere)))
     else:
         yield Finding("place", "ok", "truths show what their acquisitions show")

@@ -13,6 +13,7 @@ from scipy import ndimage
 from skimage.registration import phase_cross_correlation
 
 BLUR = 0.7  # pixels: keeps what a shift by parts of a pixel can be read from
+WHITENING = 0.5  # 0: plain correlation, 1: phase correlation
 STEPS = 20  # a pixel is told apart in so many
 STRONGEST = 98  # percentile that edges are cut off at: no roof outweighs all fields
 LEAST_LIKENESS = 0.3  # a displacement of images that are less alike means nothing
@@ -72,17 +73,25 @@ def edges(image: Image, data: Mask | None = None) -> Edges:
 def displacement(reference: Edges, moved: Edges) -> Displacement | None:
     """How far an image lies from another of the same place; None where they aren't alike enough to tell.
 
-    Phase correlation's sub-pixel search (Guizar-Sicairos, Thurman and Fienup, Optics Letters 2008) over the
-    cross-correlation of edges.
+    The sub-pixel search of Guizar-Sicairos, Thurman and Fienup (Optics Letters 2008) over the correlation of edges,
+    half-way to phase correlation: parallel fields don't drown the rest, nor does noise.
     """
     if not reference.any() or not moved.any():
         return None
-    back, _, _ = phase_cross_correlation(reference, moved, upsample_factor=STEPS, normalization=None)
+    spectra = _whitened(reference), _whitened(moved)
+    back, _, _ = phase_cross_correlation(*spectra, space="fourier", upsample_factor=STEPS, normalization=None)
     found = Displacement(-float(back[0]), -float(back[1]), likeness(reference, moved, back))
     side = min(reference.shape)
     if found.length > side / 4 or found.likeness < max(LEAST_LIKENESS, _LEAST_STRUCTURES / side):
         return None
     return found
+
+
+def _whitened(image: Edges) -> NDArray[np.complex128]:
+    """The spectrum of an image, its strengths made more alike."""
+    spectrum = np.fft.fft2(image)
+    strength = np.abs(spectrum)
+    return spectrum / np.maximum(strength, 1e-9 * strength.max()) ** WHITENING
 
 
 def likeness(reference: Edges, moved: Edges, back: NDArray | tuple[float, float] = (0, 0)) -> float:

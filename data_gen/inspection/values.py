@@ -42,13 +42,13 @@ def scaling(evidence: Evidence) -> Iterable[Finding]:
         message = f"acquisitions hold {MEANINGS[kind]}, not reflectance × 10000: {_CURES[kind]}"
         yield Finding("scaling", "error", message, examples)
     elif wrong:
-        words = ", ".join(f"{counts[name]} hold {MEANINGS[name]} ({_CURES[name]})" for name in wrong)
+        words = ", ".join(f"{MEANINGS[name]} in {counts[name]} of {total} ({_CURES[name]})" for name in wrong)
         level = level_of(sum(counts[name] for name in wrong), total)
         yield Finding("scaling", level, f"scalings are mixed: {words}", examples)
     elif counts["offset"] > OFFSET_PERHAPS * total:
         sure = counts["offset"] > OFFSET_SURE * total
         message = (
-            f"{counts['offset']} of {total} acquisitions have no pixel darker than reflectance 0.1: "
+            f"acquisitions without a pixel darker than reflectance 0.1: {counts['offset']} of {total}: "
             f"{'they hold' if sure else 'clouds, bare ground, or'} {MEANINGS['offset']} ({_CURES['offset']})"
         )
         yield Finding("scaling", "error" if sure else "warning", message, examples)
@@ -65,7 +65,7 @@ def nodata(evidence: Evidence) -> Iterable[Finding]:
     message = f"{share:.2%} of the acquisitions' pixels have no data"
     level: Level = "ok"
     if views or truths:
-        message += f"; {len(views)} acquisitions have more holes than data, {len(truths)} truths have holes"
+        message += f"; acquisitions with more holes than data: {len(views)}, truths with holes: {len(truths)}"
         level = "error" if level_of(len(truths), len(evidence.truths)) == "error" else "warning"
     if share > MISSING_SHARE:
         level = "error"
