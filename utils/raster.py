@@ -28,6 +28,7 @@ from utils.validity import grow, has_data
 
 BLOCK = 512  # pixels on a side of a GeoTIFF's tiles
 KERNEL_REACH = 2  # pixels that cubic resampling looks at
+AVERAGED = 1.5  # times as fine as the grid: from here on pixels are averaged, cubic resampling would skip some
 CACHE = 64 * 2**20  # bytes of decoded blocks that GDAL keeps (its default is 5% of the machine's memory)
 CACHE_JPEG2000 = 256 * 2**20  # whose blocks are 1024 pixels on a side and dear to decode
 
@@ -114,14 +115,14 @@ class Pixels(NamedTuple):
 
 
 class AlignedReader:
-    """An acquisition seen on a grid; where its own is another, resampled (cubic; classes: nearest)."""
+    """An acquisition seen on a grid; where its own is another, resampled (cubic, averaged from finer ones; classes: nearest)."""
 
     def __init__(self, acquisition: Acquisition, grid: Grid, note: Note) -> None:
         self._acquisition = acquisition
         self._grid = grid
         self._files = contextlib.ExitStack()
         self._opened: dict[tuple[Path, Resampling], DatasetReader | WarpedVRT] = {}
-        self.resampled = False
+        self._kernel = Resampling.nearest
         try:
             for path in dict.fromkeys(path for path, _ in acquisition.bands):
                 self._check(path, note)
@@ -148,7 +149,9 @@ class AlignedReader:
             raise DataError(
                 f"{path}: doesn't overlap the first image; it spans {west:.6g} {south:.6g} {east:.6g} {north:.6g}"
             )
-        self.resampled = self.resampled or not _whole_pixels_apart(own, self._grid)
+        if not _whole_pixels_apart(own, self._grid):
+            finer = abs(self._grid.transform.a) * own.width / (east - west)
+            self._kernel = Resampling.average if finer >= AVERAGED else Resampling.cubic
         note(f"{path.name}: lies on another grid ({own.crs.to_string()[:40]}); resampled onto the first image's")
 
     def _open(self, path: Path, resampling: Resampling) -> DatasetReader | WarpedVRT:
@@ -183,16 +186,16 @@ class AlignedReader:
     def read(self, box: Box) -> Pixels:
         """A window inside the grid."""
         acquisition = self._acquisition
-        kernel = Resampling.cubic if self.resampled else Resampling.nearest
-        values = self._read(acquisition.bands, box, kernel)
+        resampled = self._kernel != Resampling.nearest
+        values = self._read(acquisition.bands, box, self._kernel)
         gains, offsets = (np.array(x, np.float64).reshape(-1, 1, 1) for x in (acquisition.gains, acquisition.offsets))
         with np.errstate(invalid="ignore"):
             reflectance = (values * gains + offsets).astype(np.float32)
         # What a kernel mixed with nodata is no data either.
-        around = box.grown(KERNEL_REACH if self.resampled else 0).within(self._grid.box)
-        raw = self._read(acquisition.bands, around, Resampling.nearest) if self.resampled else values
+        around = box.grown(KERNEL_REACH if resampled else 0).within(self._grid.box)
+        raw = self._read(acquisition.bands, around, Resampling.nearest) if resampled else values
         data = has_data(raw, self._read(acquisition.bands, around, Resampling.nearest, masks=True))
-        if self.resampled:
+        if resampled:
             data = ~grow(~data, KERNEL_REACH)[box.slices(around)]
         classes = None
         if acquisition.classes:
