@@ -115,7 +115,7 @@ class Pixels(NamedTuple):
 
 
 class AlignedReader:
-    """An acquisition seen on a grid; where its own is another, resampled (cubic, averaged from finer ones; classes: nearest)."""
+    """An acquisition on a grid; if its own is another, resampled (cubic, averaged if much finer; classes: nearest)."""
 
     def __init__(self, acquisition: Acquisition, grid: Grid, note: Note) -> None:
         self._acquisition = acquisition
