@@ -246,8 +246,8 @@ def load_optimizer(optimizer: torch.optim.Optimizer, content: dict[str, Any], *,
     optimizer.load_state_dict({"state": saved, "param_groups": optimizer.state_dict()["param_groups"]})
     for parameter, entry in optimizer.state.items():
         for name, value in entry.items():
-            if value.shape == parameter.shape:  # in the parameter's memory format, which may have changed
-                entry[name] = torch.empty_like(parameter).copy_(value)
+            # Its own copy, in the parameter's memory format, which may have changed.
+            entry[name] = torch.empty_like(parameter).copy_(value) if value.shape == parameter.shape else value.clone()
 
 
 def remove_leftovers(folder: Path) -> None:

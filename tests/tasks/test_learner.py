@@ -1,0 +1,171 @@
+"""Saved after any step and restored, a training goes on to the last bit as if nothing had happened."""
+
+import io
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tasks.build import build_task
+from tasks.learner import Learner
+from tests.trainings import CONFIGS, same
+from utils.config import load_chain, settings_from
+from utils.dataloader import BreizhSRDataset, training_loader
+from utils.distributed import World
+from utils.errors import TrainingError
+from utils.settings import Model, Settings
+
+STEPS = 6  # of two samples, of seven: the second epoch starts within the fourth batch
+
+
+def settings_of(config: str, **hparams: object) -> Settings:
+    file, tiny = CONFIGS[config]
+    settings = settings_from({**load_chain(Path("configs") / file), **tiny, **hparams}, source=file)
+    if config == "srdiff":
+        settings = replace(settings, backbone=Model(trainer_cls="rrdb", hidden_size=8, num_block=2))
+    return settings
+
+
+def learner_of(settings: Settings, root: Path) -> Learner:
+    data = BreizhSRDataset(root, "train", sen2_amount=settings.data.sen2_amount)
+    torch.manual_seed(settings.training.seed)
+    world = World(torch.device("cpu"))
+    return Learner(build_task(settings), settings, data=data, world=world, report=lambda line: None)
+
+
+def trained(learner: Learner, steps: int) -> dict[str, Any]:
+    training = learner.settings.training
+    batches = iter(
+        training_loader(
+            learner.data,
+            batch_size=training.batch_size,
+            seed=training.seed,
+            start_step=learner.step * training.accumulate_grad_batches,
+            stop_step=STEPS * training.accumulate_grad_batches,
+            train_crop=learner.settings.data.train_crop,
+        )
+    )
+    for _ in range(steps):
+        learner.train_step(batches)
+    return saved_and_read(learner)
+
+
+def saved_and_read(learner: Learner) -> dict[str, Any]:
+    file = io.BytesIO()
+    torch.save(learner.content(), file)
+    file.seek(0)
+    return torch.load(file, weights_only=True)
+
+
+@pytest.mark.parametrize(
+    ("config", "hparams"),
+    [
+        ("rrdb", {"train_crop": 10, "augment": ["flips", "turns"], "ema_decay": 0.9}),
+        ("rrdb", {"amp": "fp16", "channels_last": True, "warmup_steps": 4}),
+        ("hr_ltae", {"augment": ["drop_dates", "shuffle_dates"], "ema_decay": 0.5}),  # with dropout and BatchNorm
+        ("hr_ltae", {"amp": "bf16", "accumulate_grad_batches": 2, "clip_grad_norm": 0.1}),
+        ("srdiff", {"ema_decay": 0.9, "amp": "bf16"}),
+        ("srdiff", {"fix_rrdb": False, "aux_ssim_loss": True, "use_attn": True}),
+    ],
+)
+def test_restored_after_any_step(tiny_data: Path, config: str, hparams: dict[str, object]) -> None:
+    settings = settings_of(config, **hparams)
+    unstopped = learner_of(settings, tiny_data)
+    contents = [saved_and_read(unstopped)]
+    for _ in range(STEPS):
+        contents.append(trained(unstopped, 1))
+    assert not same(contents[0]["state_dict"], contents[1]["state_dict"])
+    for stop in range(STEPS):
+        resumed = learner_of(settings, tiny_data)
+        resumed.restore(contents[stop], source=Path("there"))
+        assert same(trained(resumed, STEPS - stop), contents[STEPS]), f"stopped after step {stop}"
+
+
+def test_a_restored_optimiser_takes_on_the_memory_format(tiny_data: Path) -> None:
+    content = trained(learner_of(settings_of("rrdb"), tiny_data), 2)
+    resumed = learner_of(settings_of("rrdb", channels_last=True), tiny_data)
+    resumed.restore(content, source=Path("there"))
+    for parameter, entry in resumed.optimizer.state.items():
+        assert entry["exp_avg"].stride() == parameter.stride()
+    plain = learner_of(settings_of("rrdb"), tiny_data)
+    plain.restore(content, source=Path("there"))
+    one, other = trained(resumed, 2)["state_dict"]["model"], trained(plain, 2)["state_dict"]["model"]
+    for name, value in one.items():
+        assert torch.allclose(value, other[name], atol=1e-5), name
+
+
+@pytest.mark.parametrize("amp", ["off", "bf16", "fp16"])
+def test_what_is_not_finite_changes_no_weight(tiny_data: Path, amp: str) -> None:
+    learner = learner_of(settings_of("rrdb", amp=amp, ema_decay=0.9), tiny_data)
+    trained(learner, 1)
+    learner.check_finite()
+    before = saved_and_read(learner)
+    with torch.no_grad():
+        learner.parameters[0][0, 0, 0, 0] = torch.nan
+    poisoned = [parameter.detach().clone() for parameter in learner.parameters]
+    trained(learner, 2)
+    for parameter, value in zip(learner.parameters, poisoned, strict=True):
+        assert (
+            torch.equal(
+                parameter,
+                value,
+            )
+            or parameter.isnan().any()
+        )
+        assert torch.equal(parameter.nan_to_num(7.0), value.nan_to_num(7.0))
+    for index, entry in before["optimizer_states"][0]["state"].items():
+        now = learner.optimizer.state_dict()["state"][index]
+        assert torch.equal(now["exp_avg"], entry["exp_avg"]), "neither does the optimiser take it in"
+        assert now["step"] == entry["step"]
+    with pytest.raises(TrainingError, match=r"step 2 \(l1 nan, gradient norm nan\), samples \d+, \d+;"):
+        learner.check_finite()
+
+
+def test_gradients_that_overflow_for_ever_stop_fp16(tiny_data: Path) -> None:
+    learner = learner_of(settings_of("rrdb", amp="fp16"), tiny_data)
+    learner.guard.watch(0, torch.ones(1), torch.tensor(torch.inf))
+    learner.check_finite()  # the scaler's business
+    for step in range(1, 30):
+        learner.guard.watch(step, torch.ones(1), torch.tensor(torch.inf))
+    learner.term_names = ["l1"]
+    with pytest.raises(TrainingError, match=r"step 21 \(l1 1, gradient norm inf\)"):
+        learner.check_finite()
+
+
+def test_batches_of_a_step_add_up(tiny_data: Path) -> None:
+    """accumulate_grad_batches: an optimiser step sees batch_size times that many samples."""
+    one = trained(learner_of(settings_of("rrdb", batch_size=4), tiny_data), 3)
+    parts = trained(learner_of(settings_of("rrdb", batch_size=2, accumulate_grad_batches=2), tiny_data), 3)
+    assert torch.allclose(one["log"]["summed"], parts["log"]["summed"], rtol=1e-4)
+    for name, value in one["state_dict"]["model"].items():
+        assert torch.allclose(value, parts["state_dict"]["model"][name], atol=1e-4), name
+
+
+def test_averaged_weights_follow_the_weights(tiny_data: Path) -> None:
+    learner = learner_of(settings_of("hr_ltae", ema_decay=0.6), tiny_data)
+    expected = {name: value.double() for name, value in learner.task.model.state_dict().items()}
+    for step in range(1, 5):
+        trained(learner, 1)
+        decay = min(0.6, (1 + step) / (10 + step))
+        for name, value in learner.task.model.state_dict().items():
+            average = value.is_floating_point()
+            expected[name] = decay * expected[name] + (1 - decay) * value if average else value.double()
+    assert learner.averaged is not None
+    for name, value in learner.averaged.state.items():
+        assert torch.allclose(value.double(), expected[name], rtol=1e-5, atol=1e-7), name
+    own = saved_and_read(learner)
+    with learner.averaged_weights() as task:
+        assert same(dict(task.model.state_dict()), dict(learner.averaged.state))
+    assert same(saved_and_read(learner), own)
+
+
+def test_losses_say_what_they_are_made_of(tiny_data: Path) -> None:
+    learner = learner_of(settings_of("srdiff", fix_rrdb=False, aux_ssim_loss=True, warmup_steps=10), tiny_data)
+    trained(learner, 2)
+    means = learner.means()
+    assert list(means) == ["loss", "q", "aux_l1", "aux_ssim", "grad_norm", "lr"]
+    assert means["loss"] == pytest.approx(means["q"] + means["aux_l1"] + means["aux_ssim"])
+    assert means["lr"] == pytest.approx(0.001 * 2 / 10)
+    assert means["grad_norm"] > 0

@@ -1,0 +1,199 @@
+"""Trainings through the command line, as processes of their own that start quickly.
+
+Most of a short training's time goes into importing torch. So a server process imports everything once, and each
+training forks from it, then runs the script as `python tasks/trainer.py ...` would. It can be watched, signalled, killed, and
+held to a largest file size, as any process.
+"""
+
+import multiprocessing
+import os
+import resource
+import runpy
+import signal
+import socket
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tests.golden import ROOT
+from utils.checkpoint import file_name
+
+_CONTEXT = multiprocessing.get_context("forkserver")
+_PRELOADED = ["pytest", "tests.trainings", "tasks.trainer", "torch._dynamo", "PIL.ImageDraw", "PIL.PngImagePlugin"]
+
+
+@dataclass(frozen=True)
+class Finished:
+    returncode: int
+    stdout: str
+    stderr: str
+
+    def succeeded(self) -> "Finished":
+        assert self.returncode == 0, self.stdout + self.stderr
+        return self
+
+
+class Process:
+    """One command, running. It leads a process group of its own, as a shell's or a scheduler's jobs do."""
+
+    def __init__(
+        self,
+        script: str,
+        *arguments: object,
+        cwd: Path,
+        environment: Mapping[str, str] | None = None,
+        largest_file: int | None = None,
+    ) -> None:
+        number = len(list(cwd.glob("*.stdout")))
+        self._out, self._err = cwd / f"{number}.stdout", cwd / f"{number}.stderr"
+        self._out.touch()
+        arguments_as_text = [script, *map(str, arguments)]
+        variables = {"OMP_NUM_THREADS": "1", **(environment or {})}
+        self._process = _CONTEXT.Process(
+            target=_run, args=(arguments_as_text, cwd, variables, largest_file, self._out, self._err)
+        )
+        before = os.environ.get("PYTHONPATH")
+        os.environ["PYTHONPATH"] = str(ROOT)  # for the server, when it starts
+        try:
+            _CONTEXT.set_forkserver_preload(_PRELOADED)
+            self._process.start()
+        finally:
+            os.environ.pop("PYTHONPATH")
+            if before is not None:
+                os.environ["PYTHONPATH"] = before
+
+    @property
+    def pid(self) -> int:
+        assert self._process.pid is not None
+        return self._process.pid
+
+    @property
+    def stderr(self) -> str:
+        return self._err.read_text() if self._err.exists() else ""
+
+    @property
+    def is_alive(self) -> bool:
+        return self._process.is_alive()
+
+    def wait(self, timeout: float = 300) -> Finished:
+        self._process.join(timeout)
+        if self._process.is_alive():
+            self.send(signal.SIGKILL)
+            self._process.join()
+            raise AssertionError(f"still running after {timeout} s\n{self.stderr}")
+        assert self._process.exitcode is not None
+        return Finished(self._process.exitcode, self._out.read_text(), self.stderr)
+
+    def send(self, number: int, *, group: bool = False) -> None:
+        (os.killpg if group else os.kill)(self.pid, number)
+
+    def wait_for(self, what: Path | str, *, timeout: float = 120) -> None:
+        """Until a file exists, or stderr holds a text, or the process has ended."""
+        deadline = time.monotonic() + timeout
+        while self.is_alive and not (what.exists() if isinstance(what, Path) else what in self.stderr):
+            assert time.monotonic() < deadline, f"waited in vain for {what}\n{self.stderr}"
+            time.sleep(0.005)
+
+
+def _run(
+    arguments: list[str], cwd: Path, environment: dict[str, str], largest_file: int | None, out: Path, err: Path
+) -> None:
+    os.setsid()
+    os.chdir(cwd)
+    os.environ.update(environment)
+    for path, descriptor in ((out, 1), (err, 2)):
+        file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        os.dup2(file, descriptor)
+    sys.stdout, sys.stderr = os.fdopen(1, "w"), os.fdopen(2, "w", buffering=1)
+    torch.set_num_threads(1)
+    if largest_file is not None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file, largest_file))
+    sys.argv = arguments
+    runpy.run_path(str(ROOT / arguments[0]), run_name="__main__")
+
+
+def run(script: str, *arguments: object, cwd: Path, **options: Any) -> Finished:
+    return Process(script, *arguments, cwd=cwd, **options).wait()
+
+
+class Experiments:
+    """Trainings of small models on one tiny data set, in a folder of the test's."""
+
+    def __init__(self, root: Path, data: Path) -> None:
+        self.root, self.data = root, data
+
+    def folder(self, name: str) -> Path:
+        return self.root / "checkpoints" / name
+
+    def start(self, name: str, config: str = "rrdb", *, extra: tuple[object, ...] = (), **hparams: object) -> Process:
+        """``hparams`` that name an option of Process are that."""
+        options: dict[str, Any] = {key: hparams.pop(key) for key in ("environment", "largest_file") if key in hparams}
+        file, tiny = CONFIGS[config]
+        values = {"data_root": self.data, **tiny, **hparams}
+        return Process(
+            "tasks/trainer.py",
+            *("--config", ROOT / "configs" / file, "--exp_name", name, "--device", "cpu"),
+            *("--hparams", ",".join(f"{key}={_text(value)}" for key, value in values.items()), *extra),
+            cwd=self.root,
+            **options,
+        )
+
+    def train(self, name: str, config: str = "rrdb", **options: Any) -> Finished:
+        return self.start(name, config, **options).wait()
+
+    def infer(self, name: str, config: str = "rrdb", *, extra: tuple[object, ...] = (), **options: Any) -> Finished:
+        options.setdefault("lpips_weights", self.data / "lpips.pt")
+        return self.start(name, config, extra=("--infer", *extra), **options).wait().succeeded()
+
+    def checkpoint(self, name: str, step: int) -> dict[str, Any]:
+        return torch.load(self.folder(name) / file_name(step), weights_only=True)
+
+
+_TINY = {
+    "batch_size": 2,
+    "eval_batch_size": 2,
+    "num_workers": 0,
+    "max_updates": 12,
+    "tb_log_interval": 4,
+    "val_check_interval": 6,
+    "save_ckpt_interval": 5,
+    "num_ckpt_keep": 3,
+    "lr": 0.001,
+}
+CONFIGS: dict[str, tuple[str, dict[str, object]]] = {
+    "rrdb": ("rrdb/rrdb.yaml", {**_TINY, "hidden_size": 8, "num_block": 2}),
+    "hr_ltae": (
+        "misr/misr_pretrain.yaml",
+        {**_TINY, "hidden_size": 16, "num_layers": 1, "sen2_amount": 3, "ltae_d_model": 32},
+    ),
+    "srdiff": (
+        "diffsr_sat.yaml",
+        {**_TINY, "hidden_size": 8, "unet_dim_mults": "1|2", "timesteps": 10, "val_sampler_steps": 2},
+    ),
+}
+
+
+def _text(value: object) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def same(a: Any, b: Any) -> bool:
+    """Whether two checkpoints, or parts of them, are the same to the last bit."""
+    if isinstance(a, torch.Tensor):
+        return isinstance(b, torch.Tensor) and a.dtype == b.dtype and torch.equal(a, b)
+    if isinstance(a, dict):
+        return isinstance(b, dict) and list(a) == list(b) and all(same(a[key], b[key]) for key in a)
+    if isinstance(a, list | tuple):
+        return type(a) is type(b) and len(a) == len(b) and all(map(same, a, b))
+    return type(a) is type(b) and a == b
