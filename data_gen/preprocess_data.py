@@ -5,13 +5,10 @@ python data_gen/preprocess_data.py ROOT [--max_s2_images 8] [--select nearest|fi
 """
 
 import contextlib
-import signal
 import sys
 from argparse import Namespace
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import FrameType
-from typing import NoReturn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -21,7 +18,8 @@ from data_gen.dataset import SELECTIONS
 from data_gen.prepare import Options, prepare
 from data_gen.workers import quiet
 from utils.cli import Parser, run
-from utils.errors import ConfigError, Stopped
+from utils.errors import ConfigError
+from utils.signals import raise_at_sigterm
 
 
 def _parser() -> Parser:
@@ -51,7 +49,7 @@ def _main(options: Namespace) -> None:
         raise ConfigError("--max_s2_images and --workers must be 1 or more")
     if options.percentiles is not None and not 0 < options.percentiles <= 100:
         raise ConfigError("--percentiles must lie in (0, 100]")
-    signal.signal(signal.SIGTERM, _stop)
+    raise_at_sigterm("stopped; the same command goes on from here")
     quiet()
     prepare(
         options.root,
@@ -66,10 +64,6 @@ def _main(options: Namespace) -> None:
         say=tqdm.write,
         progress=_progress,
     )
-
-
-def _stop(number: int, frame: FrameType | None) -> NoReturn:
-    raise Stopped("stopped; the same command goes on from here", signal_number=number)
 
 
 @contextlib.contextmanager

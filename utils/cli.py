@@ -28,7 +28,7 @@ class Parser(argparse.ArgumentParser):
 def run(
     main: Callable[[argparse.Namespace], object], parser: Parser, arguments: Sequence[str] | None = None
 ) -> NoReturn:
-    """Parse, call ``main``, exit: 0, or the error's code (2 usage, 3 data, 4 checkpoint, 5 training, 130/143 stopped)."""
+    """Parse, call ``main``, exit: 0, or the error's code (2 usage, 3 data, 4 checkpoint, 5 training, 130/143 stop)."""
     options = parser.parse_args(arguments)
     try:
         main(options)

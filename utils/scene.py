@@ -86,20 +86,28 @@ class Scene:
 
     def pixels(self, index: int, box: Box) -> tuple[NDArray[np.float32], Mask]:
         """Reflectance (C, h, w) of an acquisition in a box inside the scene, and where it can be used (h, w)."""
-        around = box.grown(CLOUD_CONTEXT if self._clouds else 0).within(self.grid.box)
-        reflectance, usable, classes = self._readers[index].read(around)
-        if self._clouds and classes is not None:
-            usable = usable & ~validity.cloudy_classes(classes)
-        elif self._clouds:
-            usable = usable & ~validity.cloudy_brightness(reflectance)
-        rows, columns = box.slices(around)
-        return reflectance[:, rows, columns], usable[rows, columns]
+        return clear_pixels(self._readers[index], self.grid, box, clouds=self._clouds)
 
     def nearest_first(self, index: int) -> list[int]:
         """The other acquisitions, nearest in time to one first; of two as near, the earlier."""
         own = self.offsets[index]
         others = [i for i in range(len(self.offsets)) if i != index]
         return sorted(others, key=lambda i: (abs(self.offsets[i] - own), self.offsets[i]))
+
+
+def clear_pixels(reader: AlignedReader, grid: Grid, box: Box, *, clouds: bool) -> tuple[NDArray[np.float32], Mask]:
+    """Reflectance (C, h, w) of an acquisition in a box inside its grid, and where it can be used (h, w).
+
+    ``clouds``: not where there are clouds, by scene classification where there is one, else by brightness.
+    """
+    around = box.grown(CLOUD_CONTEXT if clouds else 0).within(grid.box)
+    reflectance, usable, classes = reader.read(around)
+    if clouds and classes is not None:
+        usable = usable & ~validity.cloudy_classes(classes)
+    elif clouds:
+        usable = usable & ~validity.cloudy_brightness(reflectance)
+    rows, columns = box.slices(around)
+    return reflectance[:, rows, columns], usable[rows, columns]
 
 
 class View(NamedTuple):

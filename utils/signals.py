@@ -3,6 +3,9 @@
 import contextlib
 import signal
 from collections.abc import Iterator
+from typing import NoReturn
+
+from utils.errors import Stopped
 
 ASKS = (signal.SIGTERM, signal.SIGINT)
 
@@ -36,3 +39,12 @@ def leave_to_parent(_worker: int = 0) -> None:
     """
     for number in ASKS:
         signal.signal(number, signal.SIG_IGN)
+
+
+def raise_at_sigterm(message: str) -> None:
+    """From here on SIGTERM raises Stopped with this message, so that what is half done is cleared away."""
+
+    def stop(number: int, _frame: object) -> NoReturn:
+        raise Stopped(message, signal_number=number)
+
+    signal.signal(signal.SIGTERM, stop)
