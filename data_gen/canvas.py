@@ -11,7 +11,8 @@ from data_gen.phenology import KINDS, Surfaces
 
 Indices = NDArray[np.intp]
 Reals = NDArray[np.floating]
-SHADOW = 0.55  # how much darker full shadow is
+TREE_HEIGHT = 4.0  # pixels of 2.5 m
+_SHADOW = 0.55  # how much darker full shadow is
 
 
 class Scene(NamedTuple):
@@ -35,7 +36,7 @@ class Scene(NamedTuple):
         light *= self.relief
         elevation = 42 + 23.4 * np.sin(2 * np.pi * (day - 80) / 365)  # of the sun at 48° N, degrees
         low = np.float32(np.clip((52 - elevation) / 25, 0, 1))
-        light *= 1 - SHADOW * np.maximum(self.near_shadow, low * self.far_shadow)
+        light *= 1 - _SHADOW * np.maximum(self.near_shadow, low * self.far_shadow)
         ground = np.empty((3, *self.label.shape), dtype=np.float32)
         for band, colour in zip(ground, colours, strict=True):
             np.take(colour, self.label, out=band, mode="clip")

@@ -10,15 +10,14 @@ _REACH = 14  # pixels: half the window in which a building and its yard are draw
 
 
 def build_hamlets(canvas: Canvas, cells: Cells, plan: Plan, *, roads: np.ndarray, dry: np.ndarray) -> None:
-    """Place up to four groups of buildings beside the roads, where the ground is ``dry`` (H, W)."""
+    """Place up to five groups of buildings beside ``roads`` (LINES,), where the ground is ``dry`` (H, W)."""
     g = canvas.generator
     beside = roads[cells.line[::4, ::4]] & (np.abs(cells.distance[::4, ::4]) < 9) & dry[::4, ::4]
     spots = 4 * np.argwhere(beside)
-    expected = 2.6 * (canvas.size / 324) ** 2
     if len(spots) == 0:
         return
     houses = []
-    for _ in range(min(int(g.poisson(expected)), 5)):
+    for _ in range(min(int(g.poisson(2.6 * (canvas.size / 324) ** 2)), 5)):
         row, column = spots[g.integers(len(spots))]
         line = cells.line[row, column]
         angle = np.arctan2(plan.normal[1, line], plan.normal[0, line]) + np.pi / 2
@@ -66,16 +65,14 @@ def _build(canvas: Canvas, houses: Floats, dry: np.ndarray) -> None:
     is_shed = roof == 2
     garden = np.where(is_shed, 0, np.clip(6.5 - np.maximum(wall, 0) + 1.5 * ragged, 0, 1))
     yard = np.where(is_shed, np.clip(3.5 - wall + ragged, 0, 1), np.clip(1.8 - wall + ragged + 0.8 * np.sign(v), 0, 1))
-    for ground, kind in ((garden, "garden"), (yard, "yard")):
-        whole = np.zeros(canvas.size**2, dtype=np.float32)
-        np.maximum.at(whole, at.reshape(-1), ground.reshape(-1).astype(np.float32))
-        keep_road = np.isin(canvas.label.reshape(-1), canvas.labels_of("asphalt"))
-        whole[keep_road] = 0
-        canvas.paint(whole.reshape(canvas.size, canvas.size), canvas.surface(kind, vary=0.08))
-        canvas.rows.reshape(-1)[whole > 0.3] = 0
-    bushes = whole * 0
-    np.maximum.at(bushes, at.reshape(-1), np.clip(garden * (ragged - 1.1) * 2, 0, 1).reshape(-1).astype(np.float32))
-    canvas.paint(bushes.reshape(canvas.size, canvas.size), canvas.surface("oak", vary=0.1), height=2.5)
+    bush = np.clip(garden * (ragged - 1.1) * 2, 0, 1)
+    road = np.isin(canvas.label, canvas.labels_of("asphalt"))
+    for part, kind, height in ((garden, "garden", 0.0), (yard, "yard", 0.0), (bush, "oak", 2.5)):
+        whole = np.zeros_like(canvas.height)
+        np.maximum.at(whole.reshape(-1), at.reshape(-1), part.reshape(-1).astype(np.float32))  # windows overlap
+        whole[road] = 0
+        canvas.paint(whole, canvas.surface(kind, vary=0.08), height=height)
+        canvas.rows[whole > 0.3] = 0
     slopes = [f"{kind}_{side}" for kind in ("slate", "tile", "sheet") for side in ("dark", "lit")]
     roofs = canvas.surfaces(slopes, delay=np.zeros(6), vary=np.full(6, 0.08)).reshape(3, 2)
     sunny = v * np.where(np.cos(direction) > 0, 1, -1) > 0  # the slope that looks south
