@@ -10,10 +10,19 @@ import torch
 from torch import Tensor, nn
 
 from models.layers import doublings
+from models.mish import Mish
+
+
+class ReflectionPad(nn.ReflectionPad2d):
+    """In the type of its input: on CPUs autocast would make it float32, and the convolution after it bf16 again."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.autocast(x.device.type, enabled=False):
+            return super().forward(x)
 
 
 def reflected_conv(in_channels: int, out_channels: int, *, stride: int = 1) -> list[nn.Module]:
-    return [nn.ReflectionPad2d(1), nn.Conv2d(in_channels, out_channels, kernel_size=3, stride=stride)]
+    return [ReflectionPad(1), nn.Conv2d(in_channels, out_channels, kernel_size=3, stride=stride)]
 
 
 def time_embedding(t: Tensor, dim: int) -> Tensor:
@@ -28,7 +37,7 @@ def time_embedding(t: Tensor, dim: int) -> Tensor:
 class Block(nn.Module):
     def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__()
-        self.block = nn.Sequential(*reflected_conv(in_channels, out_channels), nn.Mish())
+        self.block = nn.Sequential(*reflected_conv(in_channels, out_channels), Mish())
 
     def forward(self, x: Tensor) -> Tensor:
         return self.block(x)
@@ -39,7 +48,7 @@ class ResnetBlock(nn.Module):
 
     def __init__(self, in_channels: int, out_channels: int, *, time_dim: int) -> None:
         super().__init__()
-        self.mlp = nn.Sequential(nn.Mish(), nn.Linear(time_dim, out_channels))
+        self.mlp = nn.Sequential(Mish(), nn.Linear(time_dim, out_channels))
         self.block1 = Block(in_channels, out_channels)
         self.block2 = Block(out_channels, out_channels)
         same = in_channels == out_channels
@@ -174,7 +183,7 @@ class UNet(nn.Module):
         self.dim = dim
         widths = [dim * mult for mult in dim_mults]
         self.cond_proj = nn.ConvTranspose2d(cond_channels, dim, kernel_size=2 * scale, stride=scale, padding=scale // 2)
-        self.mlp = nn.Sequential(nn.Linear(dim, 4 * dim), nn.Mish(), nn.Linear(4 * dim, dim))
+        self.mlp = nn.Sequential(nn.Linear(dim, 4 * dim), Mish(), nn.Linear(4 * dim, dim))
         self.downs = nn.ModuleList()
         for i, (width_in, width_out) in enumerate(zip([channels, *widths], widths, strict=False)):
             self.downs.append(
