@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -22,6 +23,23 @@ def written_aside(path: Path) -> Iterator[Path]:
         _flush_folder(path.parent)
     finally:
         aside.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def folder_written_aside(path: Path) -> Iterator[Path]:
+    """A folder beside ``path`` to fill; on success it takes ``path``'s place (which is empty or absent), else it goes.
+
+    What a process that was killed left there is removed first.
+    """
+    aside = path.with_name(f".{path.name}.unfinished")
+    shutil.rmtree(aside, ignore_errors=True)
+    aside.mkdir(parents=True)
+    try:
+        yield aside
+        aside.replace(path)
+        _flush_folder(path.parent)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
 
 
 def _flush_folder(folder: Path) -> None:
