@@ -82,6 +82,7 @@ def main(options: argparse.Namespace) -> None:
         raise ConfigError(f"--output {options.output} can't be written: {error.strerror}") from error
     for sentence in comparison_tables.sentences(comparison):
         sys.stdout.write(f"{sentence}\n")
+    sys.stdout.write(f"\n{comparison_tables.overview(comparison)}\n")
     shown = "" if pictures else "; no pictures: the experiments kept none of the same patches"
     sys.stdout.write(f"{options.output}: comparison.{{{','.join([*texts, *(['png'] if pictures else [])])}}}{shown}\n")
 

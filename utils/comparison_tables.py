@@ -24,6 +24,21 @@ def sentences(comparison: Comparison) -> list[str]:
     return said
 
 
+OVERVIEW = ("psnr", "ssim", "lpips", "mae", "shift_mae", "sharpness_error")
+
+
+def overview(comparison: Comparison) -> str:
+    """Mean metrics for a terminal: a row an experiment, a column a metric."""
+    metrics = [metric for metric in OVERVIEW if metric in comparison.metrics]
+    width = max(len(name) for name in comparison.names)
+    lines = [" " * width + "".join(f"{METRICS[metric].label:>17}" for metric in metrics)]
+    for name in comparison.names:
+        means = [(METRICS[metric], comparison.summaries[name][metric]) for metric in metrics]
+        cells = [how.format(of.mean) if of.number else "-" for how, of in means]
+        lines.append(f"{name:<{width}}" + "".join(f"{cell:>17}" for cell in cells))
+    return "\n".join(lines) + "\n"
+
+
 def _mean(metric: str, summary: Summary) -> str:
     """Mean and interval as text."""
     how = METRICS[metric]

@@ -21,7 +21,8 @@ def extended(sr: Tensor, hr: Tensor, *, lr_nearest: Tensor, hr_sensor: Tensor) -
         hr_sensor: truths as their sensor gave them, likewise (B, C, H, W).
 
     Returns:
-        cpsnr, shift_psnr, sensor_psnr (dB), sam (degrees), ergas, consistency (digital numbers), each (B,) float64.
+        cpsnr, shift_psnr, sensor_psnr (dB), sam (degrees), ergas, consistency (digital numbers), sharpness_error (%),
+        each (B,) float64.
     """
     scale = sr.shape[-1] // max(1, lr_nearest.shape[-1])
     fits = tuple(scale * side for side in lr_nearest.shape[-2:]) == tuple(sr.shape[-2:])
@@ -40,6 +41,7 @@ def extended(sr: Tensor, hr: Tensor, *, lr_nearest: Tensor, hr_sensor: Tensor) -
         "sam": spectral_angle(sr, hr),
         "ergas": ergas(sr, hr, scale=scale),
         "consistency": consistency(sr, lr_nearest),
+        "sharpness_error": sharpness_error(sr, hr),
     }
 
 
@@ -106,6 +108,24 @@ def consistency(sr: Tensor, lr_nearest: Tensor) -> Tensor:
     scale = sr.shape[-1] // lr_nearest.shape[-1]
     averaged = F.avg_pool2d(sr.double(), scale)  # (B, C, h, w)
     return mean_of_image((averaged - lr_nearest.double()).abs())
+
+
+def sharpness_error(sr: Tensor, hr: Tensor) -> Tensor:
+    """By how many percent the result's mean gradient magnitude is off the truth's; 0 where neither has a gradient.
+
+    The magnitude of central differences, as the mean-gradient sharpness of pan-sharpening studies: a blurred result has
+    less of it. Infinite where only the truth is flat.
+    """
+    ours, wanted = mean_gradient(sr), mean_gradient(hr)
+    return torch.where(ours == wanted, 0.0, 100 * (ours - wanted).abs() / wanted)
+
+
+def mean_gradient(x: Tensor) -> Tensor:
+    """Mean length of the central differences in digital numbers a pixel, (B, C, H, W) -> (B,) float64."""
+    x = x.double()
+    across = (x[..., 1:-1, 2:] - x[..., 1:-1, :-2]) / 2
+    down = (x[..., 2:, 1:-1] - x[..., :-2, 1:-1]) / 2
+    return mean_of_image(torch.hypot(across, down))
 
 
 def _sliding_sums(x: Tensor, height: int, width: int) -> Tensor:

@@ -40,6 +40,9 @@ METRICS = {
     "sensor_psnr": Metric("sensor PSNR", "dB", True, 2, "PSNR against the truth in its sensor's own colours."),
     "sam": Metric("SAM", "°", False, 2, "Mean angle between the colours of result and truth."),
     "ergas": Metric("ERGAS", "", False, 3, "Relative error over all bands; 0 is equal."),
+    "sharpness_error": Metric(
+        "sharpness error", "%", False, 1, "By how much the mean gradient is off the truth's; blur makes it large."
+    ),
     "consistency": Metric(
         "consistency", "DN", False, 2, "Difference to the input when the result is averaged to its pixels."
     ),

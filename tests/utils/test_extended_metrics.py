@@ -44,7 +44,14 @@ def direct(sr: np.ndarray, hr: np.ndarray, lr: np.ndarray, sensor: np.ndarray) -
         "sam": float(np.mean(angles)),
         "ergas": 100 / scale * math.sqrt(np.mean(relative)),
         "consistency": float(np.abs(averaged - small).mean()),
+        "sharpness_error": 100 * abs(gradient(a) - gradient(b)) / gradient(b),
     }
+
+
+def gradient(image: np.ndarray) -> float:
+    """Mean gradient magnitude of (C, H, W) inside the border."""
+    down, across = np.gradient(image, axis=(1, 2))
+    return float(np.sqrt(down**2 + across**2)[:, 1:-1, 1:-1].mean())
 
 
 @settings(max_examples=20, deadline=None)
