@@ -207,13 +207,15 @@ class Tiles:
 
 
 def match_low_frequencies(image: Tensor, lr: Tensor, *, scale: int, rounds: int = 4) -> Tensor:
-    """An image (B, C, s·h, s·w), changed smoothly until it averages to ``lr`` (B, C, h, w).
+    """Reflectance (B, C, s·h, s·w), changed smoothly until it averages to ``lr`` (B, C, h, w); neither is negative.
 
-    Iterative back-projection (Irani and Peleg, 1991); the last round leaves no difference.
+    Iterative back-projection (Irani and Peleg, 1991); what is left after the rounds is evened out by factors.
     """
     for _ in range(rounds):
         image = image + bicubic(lr - F.avg_pool2d(image, scale), scale=scale)
-    return image + F.interpolate(lr - F.avg_pool2d(image, scale), scale_factor=scale, mode="nearest")
+    image = image.clamp(min=0)
+    mean, wanted = (F.interpolate(x, scale_factor=scale, mode="nearest") for x in (F.avg_pool2d(image, scale), lr))
+    return torch.where(mean > 0, image * wanted / mean.clamp(min=torch.finfo(mean.dtype).tiny), wanted)
 
 
 def _integers(image: NDArray[np.float32]) -> NDArray[np.uint16]:

@@ -111,8 +111,7 @@ def predict_scene(
             pixels = region.rows.size * region.columns.size * predictor.scale**2
             results = pixels * files.bytes_a_pixel(predictor.channels)
             _state_disk(request.output.parent, tiles=len(order) * tiles.record.itemsize, results=results, note=note)
-        folder = request.output.with_name(f".{request.output.name}.tiles")
-        scratch = Scratch(folder, record=tiles.record, work=work, first=world.is_main)
+        scratch = Scratch(_scratch_folder(request.output), record=tiles.record, work=work, first=world.is_main)
         world.barrier()
         done = scratch.finished()
         world.barrier()  # nobody writes before all have looked
@@ -134,6 +133,10 @@ def predict_scene(
     return request.output
 
 
+def _scratch_folder(output: Path) -> Path:
+    return output.with_name(f".{output.name}.tiles")
+
+
 def _outputs(request: Request, predictor: Predictor) -> Outputs:
     """Where results go. Raises ConfigError or DataError for what can't be asked for or written."""
     if not 0 <= request.min_valid <= 1:
@@ -152,7 +155,10 @@ def _outputs(request: Request, predictor: Predictor) -> Outputs:
             raise DataError(f"{path.parent}: no such folder; make it first")
         if not os.access(path.parent, os.W_OK):
             raise DataError(f"{path.parent}: can't be written to")
-        if path.exists() and not request.overwrite:
+        mine = (
+            path != files.image and _scratch_folder(files.image).exists()
+        )  # a run that stopped while it wrote results
+        if path.exists() and not request.overwrite and not mine:
             raise DataError(f"{path}: exists; give --overwrite to replace it")
     if len(set(files.paths())) < len(files.paths()):
         raise ConfigError("--output and --uncertainty must be different files")
