@@ -15,10 +15,11 @@ from utils import validity
 from utils.acquisitions import Acquisition, Note, open_raster
 from utils.raster import AlignedReader, Grid, gdal_memory, grid_of
 from utils.tiling import Box, Span, mirrored
-from utils.validity import CELL, FEATHER, DateChoice, Mask
+from utils.validity import CELL, DOUBTFUL, FEATHER, GOOD, DateChoice, Mask, Quality
 
-CLOUD_CONTEXT = validity.CLOUD_MARGIN + 2 * validity.SMALL  # how far the cloud tests look
+CLOUD_CONTEXT = validity.BRIGHT_MARGIN + 2 * validity.SMALL  # how far the cloud tests look
 SPREAD = 8  # pixels that colours run into places which no acquisition saw
+SOFT = 4  # pixels over which an acquisition fades into what fills its holes
 
 
 class Scene:
@@ -68,7 +69,7 @@ class Scene:
                 f"{len(bare)} of {len(acquisitions)} images have no scene classification: clouds are told by brightness"
             )
         self.choice = DateChoice(
-            valid=lambda index, box: self.pixels(index, box)[1],
+            quality=lambda index, box: self.pixels(index, box)[1],
             offsets=self.offsets,
             amount=amount,
             min_valid=min_valid,
@@ -84,9 +85,9 @@ class Scene:
     ) -> None:
         self._files.close()
 
-    def pixels(self, index: int, box: Box) -> tuple[NDArray[np.float32], Mask]:
-        """Reflectance (C, h, w) of an acquisition in a box inside the scene, and where it can be used (h, w)."""
-        return clear_pixels(self._readers[index], self.grid, box, clouds=self._clouds)
+    def pixels(self, index: int, box: Box) -> tuple[NDArray[np.float32], Quality]:
+        """Reflectance (C, h, w) of an acquisition in a box inside the scene, and what it is worth (h, w)."""
+        return rated_pixels(self._readers[index], self.grid, box, clouds=self._clouds)
 
     def nearest_first(self, index: int) -> list[int]:
         """The other acquisitions, nearest in time to one first; of two as near, the earlier."""
@@ -95,19 +96,27 @@ class Scene:
         return sorted(others, key=lambda i: (abs(self.offsets[i] - own), self.offsets[i]))
 
 
-def clear_pixels(reader: AlignedReader, grid: Grid, box: Box, *, clouds: bool) -> tuple[NDArray[np.float32], Mask]:
-    """Reflectance (C, h, w) of an acquisition in a box inside its grid, and where it can be used (h, w).
+def rated_pixels(reader: AlignedReader, grid: Grid, box: Box, *, clouds: bool) -> tuple[NDArray[np.float32], Quality]:
+    """Reflectance (C, h, w) of an acquisition in a box inside its grid, and what it is worth (h, w).
 
-    ``clouds``: not where there are clouds, by scene classification where there is one, else by brightness.
+    ``clouds``: by scene classification they are worth nothing; where there is none, what is bright as a cloud is
+    doubtful.
     """
     around = box.grown(CLOUD_CONTEXT if clouds else 0).within(grid.box)
-    reflectance, usable, classes = reader.read(around)
+    reflectance, data, classes = reader.read(around)
+    quality = np.where(data, validity.GOOD, validity.NOTHING).astype(np.uint8)
     if clouds and classes is not None:
-        usable = usable & ~validity.cloudy_classes(classes)
+        quality[validity.cloudy_classes(classes)] = validity.NOTHING
     elif clouds:
-        usable = usable & ~validity.cloudy_brightness(reflectance)
+        quality[validity.cloudy_brightness(reflectance, data) & data] = validity.DOUBTFUL
     rows, columns = box.slices(around)
-    return reflectance[:, rows, columns], usable[rows, columns]
+    return reflectance[:, rows, columns], quality[rows, columns]
+
+
+def clear_pixels(reader: AlignedReader, grid: Grid, box: Box, *, clouds: bool) -> tuple[NDArray[np.float32], Mask]:
+    """The same with a mask (h, w) of what is good."""
+    reflectance, quality = rated_pixels(reader, grid, box, clouds=clouds)
+    return reflectance, quality == validity.GOOD
 
 
 class View(NamedTuple):
@@ -128,7 +137,7 @@ class Patch:
         self._rows = mirrored(around.rows, scene.grid.height)
         self._columns = mirrored(around.columns, scene.grid.width)
         self._inner = box.slices(around)
-        self._seen: dict[int, tuple[NDArray[np.float32], Mask]] = {}
+        self._seen: dict[int, tuple[NDArray[np.float32], Quality]] = {}
         self.used: set[int] = set()  # acquisitions that pixels were taken from
 
     def choices(self) -> tuple[list[tuple[int, ...]], NDArray[np.int64], NDArray[np.float32]]:
@@ -148,30 +157,54 @@ class Patch:
         return sets, labels[self._inner], weights
 
     def view(self, index: int) -> View:
-        """An acquisition, holes filled from the date nearest to it, pixel by pixel; what no date has, from around."""
-        reflectance, observed = self._pixels(index)
-        reflectance, known = reflectance.copy(), observed.copy()
+        """An acquisition, its holes filled from the date nearest to it, pixel by pixel; what no date has, from around.
+
+        Good pixels of any date come before doubtful ones; what is doubtful at every date (a white roof) is its own
+        again.
+        """
+        own, quality = self._pixels(index)
+        reflectance, known, observed = own.copy(), quality == GOOD, quality == GOOD
+        for least in (GOOD, DOUBTFUL):
+            mine = ~known & (quality >= least)
+            known, observed = known | mine, observed | mine
+            known = self._fill(reflectance, known, of=index, least=least)
         self.used.add(index)
-        for other in self._scene.nearest_first(index):
-            if known.all():
-                break
-            values, usable = self._pixels(other)
-            fill = usable & ~known
-            if fill.any():
-                reflectance[:, fill] = values[:, fill]
-                known |= fill
-                self.used.add(other)
+        filled = known & ~observed
+        if filled.any():
+            reflectance = self._soften(index, reflectance, filled)
         if not known.all():
             reflectance = _spread(reflectance, known, self._scene.middle)
         return View(reflectance[:, *self._inner], observed[self._inner], known[self._inner])
 
-    def _pixels(self, index: int) -> tuple[NDArray[np.float32], Mask]:
+    def _fill(self, reflectance: NDArray[np.float32], known: Mask, *, of: int, least: int) -> Mask:
+        """Write pixels of other dates where nothing is known yet; what is known now."""
+        for other in self._scene.nearest_first(of):
+            if known.all():
+                break
+            values, quality = self._pixels(other)
+            fill = ~known & (quality >= least)
+            if fill.any():
+                reflectance[:, fill] = values[:, fill]
+                known = known | fill
+                self.used.add(other)
+        return known
+
+    def _soften(self, index: int, reflectance: NDArray[np.float32], filled: Mask) -> NDArray[np.float32]:
+        """Fade into what fills a hole over SOFT pixels around it, less around small ones: dates differ."""
+        around = F.avg_pool2d(torch.from_numpy(filled).float()[None, None], 2 * SOFT + 1, stride=1, padding=SOFT)
+        share = np.minimum(2 * around[0, 0].numpy(), 1)  # of the other dates: nearly 1 right beside a straight border
+        beside = (share > 0) & ~filled
+        other = reflectance.copy()
+        still = ~self._fill(other, ~beside, of=index, least=GOOD)  # no other date has anything there
+        return np.where(beside & ~still, (1 - share) * reflectance + share * other, reflectance)
+
+    def _pixels(self, index: int) -> tuple[NDArray[np.float32], Quality]:
         if index not in self._seen:
             spans = [(int(axis.min()), int(axis.max()) + 1) for axis in (self._rows, self._columns)]
             box = Box(*(Span(*span) for span in spans))
-            reflectance, usable = self._scene.pixels(index, box)
+            reflectance, quality = self._scene.pixels(index, box)
             rows, columns = self._rows - box.rows.start, self._columns - box.columns.start
-            self._seen[index] = reflectance[:, rows][:, :, columns], usable[rows][:, columns]
+            self._seen[index] = reflectance[:, rows][:, :, columns], quality[rows][:, columns]
         return self._seen[index]
 
 

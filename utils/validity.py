@@ -10,15 +10,19 @@ from numpy.typing import NDArray
 from utils.tiling import Box, Span
 
 Mask = NDArray[np.bool_]
+Quality = NDArray[np.uint8]  # NOTHING, DOUBTFUL, GOOD
 
 # Classes of Sentinel-2's scene classification (level 2A product definition): shadow, clouds of medium and high
 # probability, thin cirrus. Snow (11), dark and unclassified pixels stay.
 CLOUD_CLASSES = (3, 8, 9, 10)
 BAD_CLASSES = (0, 1)  # no data; saturated or defective
-CLOUD_MARGIN = 3  # pixels around a cloud that are left out: its haze, and the 20 m of the classification
+CLOUD_MARGIN = 3  # pixels around a classified cloud that are left out: its haze, and the 20 m of the classification
+BRIGHT_MARGIN = 6  # around a cloud found by brightness, whose haze is less bright
 BRIGHT = 0.2  # blue reflectance above which a pixel may be cloud
 WHITE = 0.7  # a cloud's least blue / red: sand, bare soil and tiled roofs have less
 SMALL = 2  # bright spots of up to 2·2 pixels across (roofs, ships) are no clouds
+
+NOTHING, DOUBTFUL, GOOD = 0, 1, 2  # what a pixel is worth; doubtful: bright, so a cloud unless the ground always is
 
 CELL = 32  # pixels on a side of the squares whose dates are chosen together
 FEATHER = 8  # pixels over which a square fades into its neighbour
@@ -50,15 +54,16 @@ def cloudy_classes(classes: NDArray[np.uint8]) -> Mask:
     return grow(np.isin(classes, CLOUD_CLASSES), CLOUD_MARGIN) | np.isin(classes, BAD_CLASSES)
 
 
-def cloudy_brightness(reflectance: NDArray[np.float32]) -> Mask:
-    """Clouds by how bright and white they are, from red, green, blue (3, h, w).
+def cloudy_brightness(reflectance: NDArray[np.float32], data: Mask) -> Mask:
+    """Clouds by how bright and white they are, from red, green, blue (3, h, w) where there is data (h, w).
 
     A stopgap for images without a classification. It finds thick clouds; it misses haze, thin cirrus and all shadows,
     and takes snow, salt, surf and large white roofs for clouds.
     """
     red, blue = reflectance[0], reflectance[2]
-    bright = (blue > BRIGHT) & (blue > WHITE * red)
-    return grow(grow(grow(bright, -SMALL), SMALL), CLOUD_MARGIN)
+    bright = data & (blue > BRIGHT) & (blue > WHITE * red)
+    large = grow(grow(bright | ~data, -SMALL), SMALL) & bright  # what the edge of the data cuts may be large
+    return grow(large, BRIGHT_MARGIN)
 
 
 class DateChoice:
@@ -67,25 +72,26 @@ class DateChoice:
     The choice looks at a cell's own pixels alone, so it is the same whatever windows are asked for.
 
     Args:
-        valid: (acquisition, box) -> mask of its usable pixels in a box inside the scene.
+        quality: (acquisition, box) -> what its pixels in a box inside the scene are worth.
         offsets: days from the target date to each acquisition.
         amount: how many are wanted.
         min_valid: an acquisition is taken if at least this part of a cell is usable. Where too few are, the part of
             the pixels that
-            any acquisition has counts instead (edges of swaths); where none is, any that has a usable pixel.
+            any acquisition has counts instead (edges of swaths); where none is, any that has a good pixel, or else a
+            doubtful one.
     """
 
     def __init__(
         self,
         *,
-        valid: Callable[[int, Box], Mask],
+        quality: Callable[[int, Box], Quality],
         offsets: Sequence[int],
         amount: int,
         min_valid: float,
         height: int,
         width: int,
     ) -> None:
-        self._valid = valid
+        self._quality = quality
         self._near = sorted(range(len(offsets)), key=lambda i: (abs(offsets[i]), offsets[i]))
         self._amount = amount
         self._min_valid = min_valid
@@ -104,24 +110,32 @@ class DateChoice:
         box = Box(*(Span(i * side, (i + 1) * side) for i in (block_row, block_column))).within(self._scene)
         pixels = _per_cell(np.ones(box.shape, bool))
         seen = np.zeros(box.shape, bool)
-        counts: dict[int, NDArray[np.int64]] = {}
+        good: dict[int, NDArray[np.int64]] = {}
+        any_worth: dict[int, NDArray[np.int64]] = {}
         enough = np.zeros(pixels.shape, int)
         for acquisition in self._near:
             if enough.min() >= self._amount:
                 break
-            mask = self._valid(acquisition, box)
-            seen |= mask
-            counts[acquisition] = _per_cell(mask)
-            enough += counts[acquisition] >= self._min_valid * pixels
+            quality = self._quality(acquisition, box)
+            seen |= quality == GOOD
+            good[acquisition] = _per_cell(quality == GOOD)
+            any_worth[acquisition] = _per_cell(quality > NOTHING)
+            enough += good[acquisition] >= self._min_valid * pixels
         ever = _per_cell(seen)
 
         def chosen(i: int, j: int) -> tuple[int, ...]:
-            wanted = self._amount
-            for least in (self._min_valid * pixels[i, j], self._min_valid * ever[i, j], 1):
+            wanted = self._amount  # it is asked for once only: what comes after is for want of better
+            steps = (
+                (good, self._min_valid * pixels[i, j]),
+                (good, self._min_valid * ever[i, j]),
+                (good, 1),
+                (any_worth, 1),
+            )
+            for counts, least in steps:
                 found = [a for a, count in counts.items() if count[i, j] >= max(least, 1)]
                 if len(found) >= wanted:
                     break
-                wanted = 1  # nothing but the whole cell's pixels is asked for ``amount`` times
+                wanted = 1
             return tuple(found[: self._amount])
 
         return [[chosen(i, j) for j in range(pixels.shape[1])] for i in range(pixels.shape[0])]

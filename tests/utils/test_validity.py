@@ -1,6 +1,7 @@
 """Which pixels count, and which dates a cell gets."""
 
 import itertools
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
@@ -9,11 +10,16 @@ from hypothesis import strategies as st
 
 from utils.tiling import Box, Span
 from utils.validity import (
+    BRIGHT_MARGIN,
     CELL,
     CLOUD_MARGIN,
+    DOUBTFUL,
     FEATHER,
+    GOOD,
+    NOTHING,
     DateChoice,
     Mask,
+    Quality,
     cloudy_brightness,
     cloudy_classes,
     feathered,
@@ -77,9 +83,12 @@ def colours(red: float, green: float, blue: float, *, size: int, side: int = 40)
     return image
 
 
+EVERYWHERE = np.ones((40, 40), bool)
+
+
 def test_a_bright_white_patch_is_a_cloud_with_a_margin() -> None:
-    found = cloudy_brightness(colours(0.5, 0.5, 0.5, size=12))
-    assert found.sum() == (12 + 2 * CLOUD_MARGIN) ** 2
+    found = cloudy_brightness(colours(0.5, 0.5, 0.5, size=12), EVERYWHERE)
+    assert found.sum() == (12 + 2 * BRIGHT_MARGIN) ** 2
 
 
 @pytest.mark.parametrize(
@@ -91,15 +100,23 @@ def test_a_bright_white_patch_is_a_cloud_with_a_margin() -> None:
     ],
 )
 def test_no_cloud(what: str, image: np.ndarray) -> None:
-    assert not cloudy_brightness(image).any(), what
+    assert not cloudy_brightness(image, EVERYWHERE).any(), what
 
 
-def choose(masks: list[Mask], offsets: list[int], *, amount: int, min_valid: float = 0.5) -> DateChoice:
-    def valid(index: int, box: Box) -> Mask:
-        return masks[index][box.rows.start : box.rows.stop, box.columns.start : box.columns.stop]
+def test_a_cloud_at_the_edge_of_the_data_is_found_and_the_edge_is_none() -> None:
+    image, data = colours(0.5, 0.5, 0.5, size=40), EVERYWHERE.copy()
+    data[:, 3:] = False
+    assert cloudy_brightness(image, data)[:, :3].all()
+    assert not cloudy_brightness((image * 0.1).astype(np.float32), data).any()
+
+
+def choose(masks: Sequence[Mask | Quality], offsets: list[int], *, amount: int, min_valid: float = 0.5) -> DateChoice:
+    def quality(index: int, box: Box) -> Quality:
+        part = masks[index][box.rows.start : box.rows.stop, box.columns.start : box.columns.stop]
+        return (np.where(part, GOOD, NOTHING) if part.dtype == bool else part).astype(np.uint8)
 
     height, width = masks[0].shape
-    return DateChoice(valid=valid, offsets=offsets, amount=amount, min_valid=min_valid, height=height, width=width)
+    return DateChoice(quality=quality, offsets=offsets, amount=amount, min_valid=min_valid, height=height, width=width)
 
 
 def full(part: float = 1.0) -> Mask:
@@ -131,6 +148,12 @@ def test_at_the_edge_of_a_swath_the_part_that_any_date_has_counts() -> None:
 def test_where_no_date_has_enough_any_pixel_counts() -> None:
     masks = [np.roll(full(0.25), CELL // 4 * i, axis=0) for i in range(4)]
     assert choose(masks, [3, 2, 1, 0], amount=2).cell(0, 0) == (3, 2)
+
+
+def test_doubtful_pixels_are_better_than_none_and_worse_than_a_good_one() -> None:
+    bright = np.full((CELL, CELL), DOUBTFUL, np.uint8)
+    assert choose([bright, bright], [5, 0], amount=2).cell(0, 0) == (1, 0)
+    assert choose([bright, full(0.01 + 1 / CELL)], [0, 5], amount=2).cell(0, 0) == (1,)
 
 
 def test_nothing_where_nothing_is() -> None:
