@@ -74,7 +74,8 @@ def main(options: argparse.Namespace) -> None:
             config=folder / "config.yaml", name=options.experiment, hparams=options.hparams, reset=False, report=report
         )
         task, _ = runs.trained_task(experiment, None, report=report)
-        task.to(here.device).eval()
+        here.place(task)
+        task.eval()
         dataset = runs.dataset(experiment.settings, SPLIT)
         matrices: list[Tensor] = []
         pictures: list[list[Picture | None]] = []

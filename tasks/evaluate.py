@@ -84,7 +84,8 @@ def evaluate(
     limit: int | None = None,
 ) -> dict[str, Any] | None:
     """Evaluate, and write what tasks/results.py writes; the summary, on the main process."""
-    task.to(world.device).eval()
+    world.place(task)
+    task.eval()
     saver = PictureSaver(evaluated.folder, evaluated.global_step, settings=settings)
     samples = settings.diffusion.samples
     patches: list[Patch] = []

@@ -35,7 +35,8 @@ class SuperResolver:
     channels = 3
 
     def __init__(self, task: Task, settings: Settings, *, maxima: Sequence[float] | None, world: World) -> None:
-        self._task = task.to(world.device).eval()
+        world.place(task)
+        self._task = task.eval()
         self._world, self._settings = world, settings
         self.scale = settings.data.sr_scale
         self.amount = settings.data.sen2_amount
