@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from rasterio.crs import CRS
 
 from data_gen.own.grid import Bounds, PatchGrid, bounds_in, choose_grid, overlap
-from data_gen.own.splits import Cell, assign
+from data_gen.own.splits import SPLITS, Cell, assign
 from utils.acquisitions import Acquisition
 from utils.errors import DataError
 from utils.files import folder_written_aside, write_text
@@ -123,7 +123,8 @@ def build(
             Counter(row.cell for row in rows), wanted.shares, block=wanted.block, gap=wanted.gap, seed=wanted.seed
         )
         _write_tables(folder, rows, splits, grid)
-        counts = dict(Counter(splits[row.cell] for row in rows if row.cell in splits))
+        found = Counter(splits[row.cell] for row in rows if row.cell in splits)
+        counts = {split: found[split] for split in SPLITS if found[split]}
         lost = len(rows) - sum(counts.values())
         record = {
             "patches": counts, "left_out_between_splits": lost, **_described(grid, wanted), "black": black,

@@ -69,10 +69,13 @@ def _draw(
     order = bits(_STREAM, seed, draw, torch.arange(sizes.size)).argsort(stable=True).numpy()
     missing = {split: share * int(counts.sum()) for split, share in wanted.items()}
     chosen = np.full(sizes.size, -1, dtype=np.int8)
-    for number in order[sizes.ravel()[order] > 0]:
-        split = max(missing, key=missing.__getitem__)
+    filled = order[sizes.ravel()[order] > 0]
+    empty = list(wanted)
+    for left, number in zip(range(len(filled), 0, -1), filled, strict=True):
+        split = max(empty if left <= len(empty) else wanted, key=missing.__getitem__)
         missing[split] -= int(sizes.flat[number])
         chosen[number] = SPLITS.index(split)
+        empty = [other for other in empty if other != split]
     labels = np.kron(chosen.reshape(height, width), np.ones((block, block), dtype=np.int8))
     return np.where(counts > 0, labels[: counts.shape[0], : counts.shape[1]], -1)
 

@@ -478,10 +478,16 @@ def test_the_command_says_so_with_its_exit_code(root: Path, tmp_path: Path) -> N
     assert sorted(root.rglob("*")) == before and list(tmp_path.iterdir()) == [root]  # nothing is left lying about
 
 
-@pytest.mark.parametrize("content", [None, b"", b"\x80\x04cos\nsystem\n(U\x04trueo."])
-def test_what_can_not_be_read_ends_with_3(tmp_path: Path, content: bytes | None) -> None:
+@pytest.mark.parametrize("content", [None, b""])
+def test_what_can_not_be_read(tmp_path: Path, content: bytes | None) -> None:
     if content is not None:
         (tmp_path / TRAIN).write_bytes(content)
+    with pytest.raises(DataError, match=r"holds no dataset_train|not a pickled"):
+        findings(tmp_path)
+
+
+def test_what_can_not_be_read_ends_with_3(tmp_path: Path) -> None:
+    (tmp_path / TRAIN).write_bytes(b"\x80\x04cos\nsystem\n(U\x04trueo.")
     done = run(COMMAND, tmp_path, cwd=tmp_path)
     assert done.returncode == 3 and done.stdout == ""
     assert done.stderr.startswith("check.py: error: ") and done.stderr.count("\n") == 1
