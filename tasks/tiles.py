@@ -49,7 +49,8 @@ class Work(NamedTuple):
     tile: int  # which of the tiles at hand
     box: Box  # window, in low-resolution pixels
     part: Box  # what of it is used
-    reflectance: Tensor  # (T, C, h, w), the acquisition nearest to the target date first
+    reflectance: Tensor  # (T, C, h, w) in order of dates
+    nearest: Tensor  # (C, h, w), the one nearest to the target date
     dates: Tensor  # (T,)
     mask: Tensor  # (T,)
     weights: NDArray[np.float32]  # of the part, (s·h, s·w)
@@ -141,24 +142,25 @@ class Tiles:
             touched = grow(share > 0, 1)[1:-1, 1:-1][inner]  # interpolation reaches one pixel further
             if not touched.any():
                 continue
-            views = [patch.view(acquisition) for acquisition in chosen]
-            own = (labels[inner] == number) & views[0].known[inner]
-            record["flags"][own] = np.where(views[0].observed[inner], OBSERVED, FILLED)[own]
-            record["input"][:, own] = _integers(views[0].reflectance[:, *inner] * REFLECTANCE)[:, own]
+            views = {acquisition: patch.view(acquisition) for acquisition in sorted(chosen)}  # in order of dates
+            near = views[chosen[0]]
+            own = (labels[inner] == number) & near.known[inner]
+            record["flags"][own] = np.where(near.observed[inner], OBSERVED, FILLED)[own]
+            record["input"][:, own] = _integers(near.reflectance[:, *inner] * REFLECTANCE)[:, own]
             part = _bounding_box(touched, support)
             box = Box(*(_align(span) for span in part.grown(self._layout.trim))).within(window)
-            amount = self._predictor.amount
-            last = len(chosen) - 1
-            order = [min(i, last) for i in range(amount)]  # padded by repeating the last
             here = box.slices(window)
+            missing = self._predictor.amount - len(chosen)
+            order = [*views, *[max(views)] * missing]  # padded by repeating the last
             works.append(
                 Work(
                     tile=index,
                     box=box,
                     part=part,
                     reflectance=torch.from_numpy(np.stack([views[i].reflectance[:, *here] for i in order])),
-                    dates=torch.tensor([self._scene.offsets[chosen[i]] for i in order], dtype=torch.float32),
-                    mask=torch.arange(amount) <= last,
+                    nearest=torch.from_numpy(near.reflectance[:, *here].copy()),
+                    dates=torch.tensor([self._scene.offsets[i] for i in order], dtype=torch.float32),
+                    mask=torch.arange(len(order)) < len(chosen),
                     weights=_enlarged(share, part.slices(window), self._predictor.scale),
                 )
             )
@@ -170,7 +172,7 @@ class Tiles:
         """Mean and deviation over the samples, reflectance × 10000, of each window's used part (2, C, s·h, s·w)."""
         predictor, s = self._predictor, self._predictor.scale
         reflectance = torch.stack([work.reflectance for work in batch]).to(self._device)  # (B, T, C, h, w)
-        nearest = reflectance[:, 0]
+        nearest = torch.stack([work.nearest for work in batch]).to(self._device)  # (B, C, h, w)
         base = bicubic(nearest, scale=s)  # (B, C, s·h, s·w)
         top = torch.tensor(predictor.maxima, device=self._device).view(-1, 1, 1)
         series = Series(

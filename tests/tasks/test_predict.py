@@ -579,3 +579,27 @@ def test_too_little_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     with pytest.raises(DataError, match="needs at most"):
         predict(Network(), [tmp_path / "in"], tmp_path / "out.tif")
     assert not (tmp_path / ".out.tif.tiles").exists()
+
+
+def test_the_network_sees_dates_in_order_and_padding_last(tmp_path: Path) -> None:
+    seen: list[Series] = []
+
+    class Looks(Network):
+        def __call__(self, series: Series, noise: Noise) -> Tensor:
+            seen.append(series)
+            return super().__call__(series, noise)
+
+    days = write_series(tmp_path / "in", height=20, width=24, dates=4)
+    predict(Looks(amount=3), [tmp_path / "in"], tmp_path / "a.tif", target=days[2])
+    predict(Looks(amount=6), [tmp_path / "in"], tmp_path / "b.tif", target=days[0])
+    few, many = seen
+    assert few.dates.tolist() == [[-5, 0, 5]]
+    assert few.mask.all()
+    assert many.dates.tolist() == [[0, 5, 10, 15, 15, 15]]
+    assert many.mask.tolist() == [[True] * 4 + [False] * 2]
+    for series, near in ((few, 1), (many, 0)):
+        assert series.lr.abs().max() <= 1
+        torch.testing.assert_close(series.nearest(), series.lr[:, near])
+        inner = torch.nn.functional.avg_pool2d(series.base, 4) - series.lr[:, near]
+        assert inner.abs().mean() < 0.1
+    torch.testing.assert_close(many.lr[:, 4], many.lr[:, 3])
