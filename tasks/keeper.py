@@ -17,12 +17,13 @@ class Keeper:
     def __init__(self, folder: Path, training: Training, *, world: World, report: Callable[[str], object]) -> None:
         self.folder, self.training, self.world, self.report = folder, training, world, report
         self.failure: OSError | None = None  # of the last attempt to save, on the main process
+        if world.is_main:
+            checkpoint.remove_leftovers(folder)
 
     def resume(self, learner: Learner) -> None:
         """Go on from the newest whole checkpoint. Raises CheckpointError where there is none, or it doesn't fit."""
         found: tuple[Path, dict[str, Any]] | None = None
         if self.world.is_main:
-            checkpoint.remove_leftovers(self.folder)
             found = checkpoint.newest(self.folder, report=self.report, set_aside=True)
         path = self.world.from_main(found and found[0])
         if path is not None:

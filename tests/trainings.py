@@ -1,8 +1,8 @@
 """Trainings through the command line, as processes of their own that start quickly.
 
 Most of a short training's time goes into importing torch. So a server process imports everything once, and each
-training forks from it, then runs the script as `python tasks/trainer.py ...` would. It can be watched, signalled, killed, and
-held to a largest file size, as any process.
+training forks from it, then runs the script as `python tasks/trainer.py ...` would. It can be watched, signalled,
+killed, and held to a largest file size, as any process.
 """
 
 import multiprocessing
@@ -103,6 +103,7 @@ class Process:
 def _run(
     arguments: list[str], cwd: Path, environment: dict[str, str], largest_file: int | None, out: Path, err: Path
 ) -> None:
+    multiprocessing.set_start_method("fork", force=True)  # as in a process that was not forked
     os.setsid()
     os.chdir(cwd)
     os.environ.update(environment)

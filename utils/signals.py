@@ -1,7 +1,9 @@
 """Being asked to stop: SIGTERM (a scheduler) and SIGINT (a terminal)."""
 
 import contextlib
+import os
 import signal
+import threading
 from collections.abc import Iterator
 from typing import NoReturn
 
@@ -35,10 +37,19 @@ class StopSignals:
 def leave_to_parent(_worker: int = 0) -> None:
     """For a process that works for another one: signals to the whole group are the parent's to answer.
 
-    It ends when the parent ends or says so.
+    It ends when the parent sends one to it (as multiprocessing does at its end), or has ended itself.
     """
-    for number in ASKS:
-        signal.signal(number, signal.SIG_IGN)
+    if hasattr(signal, "sigwaitinfo"):
+        signal.pthread_sigmask(signal.SIG_BLOCK, ASKS)  # in all threads, so the one that waits for them gets them
+        threading.Thread(target=_obey_parent, daemon=True).start()
+    else:  # macOS can't say who sent a signal
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def _obey_parent() -> None:
+    while signal.sigwaitinfo(ASKS).si_pid != os.getppid():
+        pass
+    os._exit(0)
 
 
 def raise_at_sigterm(message: str) -> None:

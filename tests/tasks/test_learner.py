@@ -80,7 +80,8 @@ def test_restored_after_any_step(tiny_data: Path, config: str, hparams: dict[str
     for stop in range(STEPS):
         resumed = learner_of(settings, tiny_data)
         resumed.restore(contents[stop], source=Path("there"))
-        assert same(trained(resumed, STEPS - stop), contents[STEPS]), f"stopped after step {stop}"
+        ahead = min(2, STEPS - stop)
+        assert same(trained(resumed, ahead), contents[stop + ahead]), f"stopped after step {stop}"
 
 
 def test_a_restored_optimiser_takes_on_the_memory_format(tiny_data: Path) -> None:

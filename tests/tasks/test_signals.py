@@ -1,0 +1,151 @@
+"""Being asked to stop, and processes that must not get in each other's way."""
+
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.trainings import Experiments, Process, same
+from utils.checkpoint import file_name, steps
+
+ENDLESS: dict[str, object] = {"max_updates": 100_000, "save_ckpt_interval": 100_000, "val_check_interval": 100_000}
+
+
+def members(group: int) -> list[int]:
+    """The living processes of a group."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            if os.getpgid(int(entry.name)) == group and "Z" not in (entry / "stat").read_text().rsplit(")")[-1][:3]:
+                found.append(int(entry.name))
+        except (OSError, ProcessLookupError):
+            continue
+    return found
+
+
+def wait_until_empty(group: int, *, timeout: float) -> None:
+    deadline = time.monotonic() + timeout
+    while members(group):
+        assert time.monotonic() < deadline, "processes are left behind"
+        time.sleep(0.1)
+
+
+def started(run: Process) -> Process:
+    """Once it is training."""
+    run.wait_for("step/s]")
+    time.sleep(0.5)
+    assert run.is_alive, run.stderr
+    return run
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_asked_to_stop(experiments: Experiments, number: int, code: int) -> None:
+    run = started(experiments.start("asked", **ENDLESS))
+    run.send(number)
+    done = run.wait(60)
+    assert done.returncode == code
+    (step,) = steps(experiments.folder("asked"))
+    assert done.stderr.splitlines()[-1] == (
+        f"trainer.py: error: stopped after step {step} of 100000; the same command without --reset goes on"
+    )
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_the_whole_group_is_asked(experiments: Experiments, number: int) -> None:
+    """Ctrl-C in a terminal, and schedulers: the processes that read data get the signal too, and leave it to us."""
+    run = started(experiments.start("group", **ENDLESS, num_workers=2))
+    assert len(members(run.pid)) == 3
+    run.send(number, group=True)
+    done = run.wait(60)
+    assert done.returncode == 128 + number, done.stderr
+    assert "stopped after step" in done.stderr
+    assert len(steps(experiments.folder("group"))) == 1
+    wait_until_empty(run.pid, timeout=30)
+
+
+def test_asked_twice(experiments: Experiments) -> None:
+    """The step takes too long: a second signal leaves at once, and what was saved stays."""
+    experiments.train("twice", max_updates=2).succeeded()
+    before = (experiments.folder("twice") / file_name(2)).read_bytes()
+    run = experiments.start("twice", max_updates=9, accumulate_grad_batches=2000, num_workers=1)
+    run.wait_for("step/s]")
+    time.sleep(1)
+    run.send(signal.SIGTERM)
+    time.sleep(0.5)
+    assert run.is_alive, "it finishes the step first"
+    asked = time.monotonic()
+    run.send(signal.SIGTERM)
+    done = run.wait(30)
+    assert time.monotonic() - asked < 10
+    assert done.returncode == -signal.SIGTERM
+    assert list(steps(experiments.folder("twice"))) == [2]
+    assert (experiments.folder("twice") / file_name(2)).read_bytes() == before
+    wait_until_empty(run.pid, timeout=30)
+
+
+def test_stopped_while_it_validates(experiments: Experiments) -> None:
+    """The validation is left for later; the outcome is that of a training that was not stopped."""
+    options: dict[str, object] = {"max_updates": 7, "save_ckpt_interval": 7, "eval_batch_size": 1}
+    experiments.train("unstopped", **options).succeeded()
+    for attempt in range(20):  # until the signal comes while it validates
+        name = f"stopped{attempt}"
+        run = experiments.start(name, **options)
+        run.wait_for("validating")
+        run.send(signal.SIGTERM)
+        done = run.wait(60)
+        if "stopped after step 6" in done.stderr and not rows(experiments, name):
+            break
+    assert done.returncode == 143
+    assert rows(experiments, name) == []
+    assert list(steps(experiments.folder(name))) == [6]
+    experiments.train(name, **options).succeeded()
+    assert rows(experiments, name) == rows(experiments, "unstopped") != []
+    assert same(experiments.checkpoint(name, 7), experiments.checkpoint("unstopped", 7))
+    best, expected = (
+        torch.load(experiments.folder(which) / "model_ckpt_best.ckpt", weights_only=True)
+        for which in (name, "unstopped")
+    )
+    assert same(best, expected)
+
+
+def rows(experiments: Experiments, name: str) -> list[str]:
+    path = experiments.folder(name) / "val_res.csv"
+    return path.read_text().splitlines()[1:] if path.exists() else []
+
+
+def test_killed_with_processes_that_read_data(experiments: Experiments) -> None:
+    """They end by themselves, and don't keep the experiment locked meanwhile."""
+    run = started(experiments.start("killed", **{**ENDLESS, "save_ckpt_interval": 1}, num_workers=2))
+    run.send(signal.SIGKILL)
+    run.wait()
+    done = experiments.train("killed", max_updates=3).succeeded()
+    assert "resuming after step" in done.stderr
+    wait_until_empty(run.pid, timeout=60)
+
+
+def test_two_can_not_write_the_same_experiment(experiments: Experiments) -> None:
+    run = started(experiments.start("locked", **ENDLESS))
+    for extra in ((), ("--reset",)):
+        second = experiments.train("locked", **ENDLESS, extra=extra)
+        assert second.returncode == 2
+        assert second.stderr.splitlines()[-1] == (
+            "trainer.py: error: another process is writing checkpoints/locked; wait for it or choose another --exp_name"
+        )
+    assert run.is_alive
+    run.send(signal.SIGTERM)
+    assert run.wait(60).returncode == 143
+    experiments.train("locked", max_updates=1).succeeded()
+
+
+def test_started_over(experiments: Experiments) -> None:
+    experiments.train("again", max_updates=3).succeeded()
+    first = (experiments.folder("again") / file_name(3)).read_bytes()
+    done = experiments.train("again", max_updates=2, extra=("--reset",)).succeeded()
+    assert "--reset: what was in checkpoints/again is now in checkpoints/again.before-1" in done.stderr
+    assert list(steps(experiments.folder("again"))) == [2]
+    assert (experiments.folder("again.before-1") / file_name(3)).read_bytes() == first
+    assert len((experiments.folder("again") / "val_res.csv").read_text().splitlines()) == 2
