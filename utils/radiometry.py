@@ -5,6 +5,7 @@ the data set, a number a band. A SPOT band has at most 256 levels, so recolourin
 matching) is a table of 256 entries, computed once and applied as a gather.
 """
 
+import functools
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -15,6 +16,7 @@ from torch import Tensor
 
 PUBLISHED_MAXIMA = (0.2058, 0.1583, 0.1118)  # 98th percentiles of BreizhSR's train split: red, green, blue
 LEVELS = 256
+_REACH = 2  # low-resolution pixels on either side that enter a bicubic one
 
 Floats = NDArray[np.floating]
 Integers = NDArray[np.integer]
@@ -23,7 +25,7 @@ Integers = NDArray[np.integer]
 def normalise_lr(reflectance: Tensor, maxima: Sequence[float] | Tensor) -> Tensor:
     """Reflectance (..., C, h, w) to [-1, 1], each band clamped to [0, maximum of the band]."""
     top = torch.as_tensor(maxima, dtype=reflectance.dtype, device=reflectance.device).view(-1, 1, 1)  # (C, 1, 1)
-    return reflectance.clamp(min=torch.zeros_like(top), max=top) / top * 2 - 1
+    return (reflectance / top).clamp_(0, 1).mul_(2).sub_(1)
 
 
 def denormalise_lr(x: Tensor, maxima: Sequence[float] | Tensor) -> Tensor:
@@ -39,14 +41,35 @@ def normalise_hr(levels: Tensor) -> Tensor:
 
 def reflectance(stored: Tensor) -> Tensor:
     """Stored integers, reflectance × 10000, to float32 reflectance."""
-    return stored.to(torch.float32) / 10000
+    return stored / 10000
 
 
 def bicubic(x: Tensor, *, scale: int) -> Tensor:
     """(..., C, h, w) -> (..., C, s·h, s·w): a = -0.75, half-pixel centres, edges replicated (OpenCV's INTER_CUBIC)."""
-    images = x.reshape(-1, *x.shape[-3:])
-    up = F.interpolate(images, scale_factor=scale, mode="bicubic", align_corners=False)
+    images = x.reshape(-1, *x.shape[-3:])  # (N, C, h, w)
+    up = _bicubic_products(images, scale) if x.device.type == "cpu" else _bicubic(images, scale)
     return up.view(*x.shape[:-2], *up.shape[-2:])
+
+
+def _bicubic(x: Tensor, scale: int) -> Tensor:
+    return F.interpolate(x, scale_factor=scale, mode="bicubic", align_corners=False)
+
+
+def _bicubic_products(x: Tensor, scale: int) -> Tensor:
+    """The same as matrix products, five times as fast on a CPU: rows as a whole, columns by bands of five taps."""
+    wide = F.pad(x @ _bicubic_matrix(x.shape[-1], scale).to(x).T, (0, 0, _REACH, _REACH), mode="replicate")
+    bands = wide.unfold(-2, 2 * _REACH + 1, 1).transpose(-1, -2)  # (N, C, h, 5, s·w), a view
+    middle = slice(_REACH * scale, (_REACH + 1) * scale)
+    taps = _bicubic_matrix(2 * _REACH + 1, scale)[middle].to(x)  # (s, 5)
+    return (taps @ bands).flatten(-3, -2)  # (N, C, h, s, s·w) -> (N, C, s·h, s·w)
+
+
+@functools.lru_cache(maxsize=16)
+def _bicubic_matrix(length: int, scale: int) -> Tensor:
+    """What takes ``length`` pixels to s times as many, (s·length, length) float64."""
+    with torch.inference_mode(False):  # kept, and perhaps needed for a gradient later
+        impulses = torch.eye(length, dtype=torch.float64).view(1, length, length, 1).expand(-1, -1, -1, 2)
+        return _bicubic(impulses, scale)[0, :, :, 0].T.contiguous()
 
 
 def match_histogram(levels: Floats, counts: Integers, reference: Floats) -> Floats:

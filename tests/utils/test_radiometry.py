@@ -139,3 +139,13 @@ def test_bicubic_by_its_definition(scale: int) -> None:
     expected = weights(6) @ x @ weights(5).T
     torch.testing.assert_close(bicubic(x, scale=scale), expected, rtol=0, atol=1e-12)
     torch.testing.assert_close(bicubic(x[:1], scale=scale), expected[:1], rtol=0, atol=1e-12)
+
+
+def test_bicubic_has_a_gradient_after_inference() -> None:
+    size = (1, 3, 9, 7)
+    with torch.inference_mode():
+        bicubic(torch.rand(size), scale=4)
+    x = torch.rand(size, requires_grad=True)
+    bicubic(x, scale=4).sum().backward()
+    assert x.grad is not None
+    assert float(x.grad.sum()) == pytest.approx(16 * x.numel(), rel=1e-5)  # each tap's weights sum to one
