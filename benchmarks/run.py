@@ -1,0 +1,57 @@
+"""Time everything on this machine: run.py [--only NAME]... [--quick] [--json F] [--write docs/performance.md]."""
+
+import argparse
+import functools
+import json
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from benchmarks import data, machine, sampling, training
+from benchmarks.bench import Bench
+from benchmarks.table import Row, markdown, write_between
+from tasks.experiment import code_version
+from utils.cli import Parser, run
+from utils.distributed import world
+from utils.files import write_text
+
+ITEMS: dict[str, Callable[[Bench], list[Row]]] = {
+    "limits": machine.limits,
+    "preprocessing": data.preprocessing,
+    "loader": data.loader,
+    "metrics": data.metrics,
+    **{f"train-{name}": functools.partial(training.training_step, name=name) for name in training.STEPS},
+    "reverse-step": sampling.reverse_step,
+    "image": sampling.whole_image,
+}
+QUICK = ("limits", "loader", "metrics", "train-rrdb", "train-misr", "reverse-step", "image")
+
+
+def main(options: argparse.Namespace) -> None:
+    names = options.only or (QUICK if options.quick else ITEMS)
+    rows: list[Row] = []
+    with world("cpu") as here, tempfile.TemporaryDirectory() as folder:
+        bench = Bench(Path(folder), quick=options.quick, world=here)
+        for name in names:
+            sys.stderr.write(f"{name} ...\n")
+            rows += ITEMS[name](bench)
+    about = machine.description() + ("; a quick run: few rounds, small sizes" if options.quick else "")
+    text = f"{about}\n\n{markdown(rows)}"
+    sys.stdout.write(text)
+    if options.json:
+        content = {"machine": about, "code": code_version(), "rows": [row.as_dict() for row in rows]}
+        write_text(options.json, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+    if options.write:
+        write_between(options.write, "bench", text)
+
+
+if __name__ == "__main__":
+    parser = Parser(description="Time everything on this machine, in turns, beside its own limits.")
+    parser.add_argument("--only", action="append", choices=ITEMS, metavar="NAME", help=f"one of {', '.join(ITEMS)}")
+    parser.add_argument("--quick", action="store_true", help="fewer things, small sizes, few rounds")
+    parser.add_argument("--json", type=Path, metavar="F", help="write all figures to this file")
+    parser.add_argument("--write", type=Path, metavar="DOC", help="write the table between the marks of a document")
+    run(main, parser)
