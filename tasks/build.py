@@ -5,6 +5,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
+import torch
+
 from models.bicubic import Bicubic
 from models.diffusion import SRDiff
 from models.highresnet import HighResNet
@@ -21,6 +23,7 @@ from tasks.task import Recipe, Task
 from utils.checkpoint import Saved, State, open_saved, read
 from utils.config import settings_from
 from utils.errors import ConfigError
+from utils.memory import blamed_on
 from utils.settings import Diffusion, Model, Settings
 
 
@@ -112,6 +115,8 @@ def check(settings: Settings) -> None:
     name = settings.model.trainer_cls
     if name not in BACKBONES and name != SRDIFF:
         raise ConfigError(f"trainer_cls must be one of {', '.join([*BACKBONES, SRDIFF])}, not {name!r}")
+    if Path(settings.evaluation.gen_dir_name).name != settings.evaluation.gen_dir_name:
+        raise ConfigError(f"gen_dir_name must be the end of a folder's name, not {settings.evaluation.gen_dir_name!r}")
     if settings.data.sr_scale not in (2, 4, 8):
         raise ConfigError(f"sr_scale must be 2, 4 or 8, not {settings.data.sr_scale}")
     if name != SRDIFF and settings.training.loss_type not in LOSSES:
@@ -141,7 +146,12 @@ def build_backbone(model: Model, *, scale: int) -> Backbone:
 
 
 def build_task(settings: Settings) -> Task:
-    """The task that a configuration describes, freshly initialised. Raises ConfigError."""
+    """The task that a configuration describes, as it starts. Raises ConfigError, or TrainingError without memory."""
+    with blamed_on("hidden_size", settings.model.hidden_size, device=torch.device("cpu")):
+        return _build_task(settings)
+
+
+def _build_task(settings: Settings) -> Task:
     check(settings)
     name, training = settings.model.trainer_cls, settings.training
     if name != SRDIFF:
@@ -167,6 +177,10 @@ def build_srdiff(settings: Settings, backbone: Backbone) -> SRDiff:
     diffusion = settings.diffusion
     try:
         multiples = [int(part) for part in diffusion.unet_dim_mults.split("|")]
+        if not all(1 <= multiple <= 64 for multiple in multiples) or len(multiples) > 16:
+            raise ValueError(f"unet_dim_mults must be up to 16 numbers of 1 to 64, not {diffusion.unet_dim_mults}")
+        if settings.model.hidden_size % 2 or settings.model.hidden_size < 4:
+            raise ValueError(f"hidden_size must be even, at least 4, not {settings.model.hidden_size}")
         denoise_fn = UNet(
             dim=settings.model.hidden_size,
             dim_mults=multiples,

@@ -2,6 +2,7 @@
 
 import argparse
 import difflib
+import os
 import sys
 from collections.abc import Callable, Sequence
 from typing import NoReturn
@@ -38,6 +39,14 @@ def run(
         one_line = " ".join(str(error).split())
         sys.stderr.write(f"{parser.prog}: error: {one_line}\n")
         sys.exit(error.exit_code)
+    except BrokenPipeError:  # whoever read stdout has gone (`| head`)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nothing more to flush at the end
+        sys.exit(141)
+    except OSError as error:  # a path that can't be: too long, a loop of links, a folder where a file is meant
+        if options.debug:
+            raise
+        sys.stderr.write(f"{parser.prog}: error: {error.strerror or error}: {error.filename or 'a file or device'}\n")
+        sys.exit(2)
     except KeyboardInterrupt:
         sys.stderr.write(f"{parser.prog}: interrupted\n")
         sys.exit(130)

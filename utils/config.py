@@ -3,6 +3,7 @@
 import dataclasses
 import difflib
 import re
+import reprlib
 import types
 import typing
 from collections.abc import Mapping
@@ -15,6 +16,9 @@ from utils.errors import ConfigError
 from utils.settings import KEYS, SECTIONS, Model, Settings
 
 Flat = dict[str, Any]
+
+_MOST_VALUES = 10_000  # of a configuration
+_DEEPEST = 50  # brackets in brackets, or parts of a dotted key
 
 IGNORED = frozenset({"base_config", "work_dir", "exp_name", "infer", "validate"})  # steer loading, or are saved by it
 
@@ -52,10 +56,28 @@ def _mapping_without_doubles(loader: _Loader, node: yaml.MappingNode) -> dict[An
 _Loader.add_constructor("tag:yaml.org,2002:map", _mapping_without_doubles)
 
 
+def _weigh(node: yaml.Node, weights: dict[int, int | None]) -> int:
+    """How many values a node stands for, aliases spelled out. Raises ValueError for a few lines that mean millions."""
+    if id(node) not in weights:
+        weights[id(node)] = None  # being weighed
+        parts = node.value if isinstance(node, yaml.SequenceNode | yaml.MappingNode) else []
+        flat = [part for pair in parts for part in pair] if isinstance(node, yaml.MappingNode) else parts
+        weights[id(node)] = 1 + sum(_weigh(part, weights) for part in flat)
+    weight = weights[id(node)]
+    if weight is None or weight > _MOST_VALUES:
+        raise ValueError("it contains itself" if weight is None else f"more than {_MOST_VALUES} values")
+    return weight
+
+
 def parse_yaml(text: str, *, source: str) -> Any:
     """Plain data from YAML; ``source`` names the text in errors."""
     try:
-        return yaml.load(text, _Loader)
+        loader = _Loader(text)
+        node = loader.get_single_node()
+        if node is None:
+            return None
+        _weigh(node, {})
+        return loader.construct_document(node)
     except (yaml.YAMLError, ValueError, RecursionError, TypeError, OverflowError) as error:
         raise ConfigError(f"{source}: not readable as YAML: {' '.join(str(error).split())}") from None
 
@@ -118,13 +140,15 @@ def split_outside(text: str, separator: str) -> list[str]:
             quote = sign
         elif sign in "[{":
             depth += 1
+            if depth > _DEEPEST:
+                raise ConfigError(f"--hparams: more than {_DEEPEST} brackets in each other")
         elif sign in "]}":
             depth -= 1
         elif sign == separator and depth == 0:
             parts.append(text[start:position])
             start = position + 1
     if quote or depth:
-        raise ConfigError(f"--hparams: a bracket or quote is not closed in {text!r}")
+        raise ConfigError(f"--hparams: a bracket or quote is not closed in {_shown(text)}")
     return [*parts, text[start:]]
 
 
@@ -137,7 +161,7 @@ def _parse_value(text: str) -> Any:
         ]
     if len(text) > 1 and text[0] == text[-1] and text[0] in "\"'":
         return text[1:-1]
-    value = parse_yaml(text, source=f"--hparams value {text!r}")
+    value = parse_yaml(text, source=f"--hparams value {_shown(text)}")
     return "" if value is None and text == "" else value
 
 
@@ -149,13 +173,21 @@ def parse_hparams(text: str) -> Flat:
             continue
         name, equals, value = part.partition("=")
         names = name.strip().split(".")
-        if not equals or not all(names):
-            raise ConfigError(f"--hparams: {part.strip()!r} is not key=value")
+        if not equals or not all(names) or len(names) > _DEEPEST:
+            raise ConfigError(f"--hparams: {_shown(part.strip())} is not key=value")
         nested: Any = _parse_value(value)
         for level in reversed(names):
             nested = {level: nested}
         overrides = merge(overrides, nested)
     return overrides
+
+
+def _shown(value: Any) -> str:
+    """A value in an error: a little of it, however long or deep it is."""
+    try:
+        return reprlib.repr(value)
+    except ValueError:  # Python refuses to write numbers of thousands of digits
+        return "a number of thousands of digits"
 
 
 def nearest_key(name: str) -> str:
@@ -168,7 +200,7 @@ def _cast(value: Any, kind: Any, *, name: str, source: str) -> Any:
     """One value as its key's type. Nothing is guessed: only what loses nothing is converted."""
 
     def wrong(expected: str) -> ConfigError:
-        return ConfigError(f"{source}: {name} must be {expected}, not {value!r}")
+        return ConfigError(f"{source}: {name} must be {expected}, not {_shown(value)}")
 
     if isinstance(kind, types.UnionType):  # T | None
         if value is None:
@@ -186,11 +218,11 @@ def _cast(value: Any, kind: Any, *, name: str, source: str) -> Any:
     if kind is int:
         if isinstance(value, float) and value.is_integer():
             value = int(value)
-        if not isinstance(value, int) or isinstance(value, bool):
+        if not isinstance(value, int) or isinstance(value, bool) or abs(value) >= 2**63:
             raise wrong("a whole number")
         return value
     if kind is float:
-        if not isinstance(value, int | float) or isinstance(value, bool) or value != value:
+        if not isinstance(value, int | float) or isinstance(value, bool) or not abs(value) < 2**63:
             raise wrong("a number")
         return float(value)
     if value is None:
@@ -208,9 +240,11 @@ def _cast(value: Any, kind: Any, *, name: str, source: str) -> Any:
 def _field(name: str, value: Any, *, source: str) -> Any:
     section, item = KEYS[name]
     value = _cast(value, typing.get_type_hints(SECTIONS[section])[name], name=name, source=source)
-    minimum = item.metadata["minimum"]
+    minimum, maximum = item.metadata["minimum"], item.metadata["maximum"]
     if minimum is not None and not value >= minimum:
         raise ConfigError(f"{source}: {name} must be at least {minimum}, not {value}")
+    if isinstance(value, int | float) and not value <= maximum:
+        raise ConfigError(f"{source}: {name} must be at most {maximum}, not {value}")
     return value
 
 
@@ -225,7 +259,7 @@ def settings_from(flat: Mapping[str, Any], *, source: str) -> Settings:
             backbone = _backbone_from(value, source=source)
             continue
         if name not in KEYS:
-            raise ConfigError(f"{source}: unknown key {name!r}{nearest_key(name)}")
+            raise ConfigError(f"{source}: unknown key {_shown(name)}{nearest_key(name)}")
         sections[KEYS[name][0]][name] = _field(name, value, source=source)
     made = {section: SECTIONS[section](**values) for section, values in sections.items()}
     return Settings(**made, backbone=backbone)

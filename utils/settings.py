@@ -7,6 +7,8 @@ configurations.
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
+LARGEST = 2**31 - 1  # of a number without a maximum of its own
+
 
 def key(
     default: Any,
@@ -14,9 +16,13 @@ def key(
     *,
     architecture: bool = False,
     minimum: float | None = None,
+    maximum: float = LARGEST,
 ) -> Any:
-    """One key. ``architecture``: it shapes the state dict, so an experiment can't change it."""
-    described = {"meaning": meaning, "architecture": architecture, "minimum": minimum}
+    """One key. ``architecture``: it shapes the state dict, so an experiment can't change it.
+
+    Numbers lie in [minimum, maximum]: wider than what makes sense, but no typing error takes all memory.
+    """
+    described = {"meaning": meaning, "architecture": architecture, "minimum": minimum, "maximum": maximum}
     return field(default=default, metadata=described)
 
 
@@ -26,16 +32,22 @@ class Data:
 
     data_root: str = key("", "raw or prepared data set; empty: the environment variable BREIZHSR_ROOT")
     sr_scale: int = key(4, "how much finer the truth is than the input: 2, 4 or 8", architecture=True, minimum=2)
-    sen2_amount: int = key(1, "acquisitions of a series that the network sees: the nearest in time", minimum=1)
+    sen2_amount: int = key(
+        1, "acquisitions of a series that the network sees: the nearest in time", minimum=1, maximum=4096
+    )
     spectral_matching: Literal["histogram", "moment", "none"] = key(
         "histogram", "how the truth takes on the input's colours"
     )
-    target_offset_days: int = key(0, "moves the target date: each day offset p becomes p - this")
-    train_crop: int = key(0, "side of random training crops in low-resolution pixels; 0: whole patches", minimum=0)
+    target_offset_days: int = key(
+        0, "moves the target date: each day offset p becomes p - this", minimum=-36500, maximum=36500
+    )
+    train_crop: int = key(
+        0, "side of random training crops in low-resolution pixels; 0: whole patches", minimum=0, maximum=16384
+    )
     augment: tuple[Literal["flips", "turns", "drop_dates", "shuffle_dates"], ...] = key(
         (), "of [flips turns drop_dates shuffle_dates]"
     )
-    num_workers: int = key(2, "processes that read data; 0: none but the main one", minimum=0)
+    num_workers: int = key(2, "processes that read data; 0: none but the main one", minimum=0, maximum=1024)
 
 
 @dataclass(frozen=True)
@@ -43,18 +55,20 @@ class Model:
     """The backbone, or for srdiff the noise predictor (hidden_size) on a conditioner."""
 
     trainer_cls: str = key("", "what is trained: a name of tasks/build.py", architecture=True)
-    hidden_size: int = key(64, "width: of the backbone, or of srdiff's first U-Net level", architecture=True, minimum=1)
-    num_block: int = key(17, "blocks of an RRDB trunk", architecture=True, minimum=1)
-    num_layers: int = key(2, "residual blocks of the HighRes-net encoder", architecture=True, minimum=0)
+    hidden_size: int = key(
+        64, "width: of the backbone, or of srdiff's first U-Net level", architecture=True, minimum=1, maximum=4096
+    )
+    num_block: int = key(17, "blocks of an RRDB trunk", architecture=True, minimum=1, maximum=1000)
+    num_layers: int = key(2, "residual blocks of the HighRes-net encoder", architecture=True, minimum=0, maximum=1000)
     misr_ref_image: Literal["median", "closest"] = key(
         "median", "the reference image beside each view", architecture=True
     )
     alpha_residual: bool = key(True, "HighRes-net fusion: padded views are left out of the sum", architecture=True)
     mask_padding: bool = key(False, "L-TAE: padded views get no attention (the published nets let them vote)")
-    ltae_heads: int = key(16, "L-TAE attention heads", architecture=True, minimum=1)
-    ltae_d_k: int = key(4, "L-TAE key size a head", architecture=True, minimum=1)
-    ltae_d_model: int = key(128, "L-TAE channels", architecture=True, minimum=1)
-    ltae_dropout: float = key(0.2, "L-TAE dropout after its last layers", minimum=0)
+    ltae_heads: int = key(16, "L-TAE attention heads", architecture=True, minimum=1, maximum=1024)
+    ltae_d_k: int = key(4, "L-TAE key size a head", architecture=True, minimum=1, maximum=1024)
+    ltae_d_model: int = key(128, "L-TAE channels", architecture=True, minimum=1, maximum=16384)
+    ltae_dropout: float = key(0.2, "L-TAE dropout after its last layers", minimum=0, maximum=1)
     output_clamp: Literal["straight_through", "hard"] = key("straight_through", "RRDB heads: the clamp to [0, 1]")
     base_residual: bool = key(False, "the network predicts the difference to the bicubic image", architecture=True)
 
@@ -63,12 +77,12 @@ class Model:
 class Diffusion:
     """SRDiff: process, noise predictor, conditioner, sampler."""
 
-    timesteps: int = key(500, "steps of the diffusion process", architecture=True, minimum=2)
+    timesteps: int = key(500, "steps of the diffusion process", architecture=True, minimum=2, maximum=100_000)
     beta_schedule: Literal["cosine", "linear"] = key("cosine", "noise schedule", architecture=True)
-    beta_s: float = key(0.008, "offset of the cosine schedule", architecture=True)
-    beta_end: float = key(0.02, "last beta of the linear schedule", architecture=True)
+    beta_s: float = key(0.008, "offset of the cosine schedule", architecture=True, minimum=0, maximum=1)
+    beta_end: float = key(0.02, "last beta of the linear schedule", architecture=True, minimum=1e-6, maximum=0.999)
     res: bool = key(True, "diffuse the residual to the bicubic image, not the image", architecture=True)
-    res_rescale: float = key(2.0, "factor of the residual", architecture=True)
+    res_rescale: float = key(2.0, "factor of the residual", architecture=True, minimum=1e-6, maximum=1e6)
     clip_input: bool = key(True, "clamp the residual to [-1, 1]", architecture=True)
     unet_dim_mults: str = key("1|2|3|4", "widths of the U-Net levels in units of hidden_size", architecture=True)
     use_attn: bool = key(False, "linear attention in the middle of the U-Net", architecture=True)
@@ -79,37 +93,41 @@ class Diffusion:
     conditioner: str = key(
         "", "name of the conditioning backbone; empty: as rrdb_ckpt says; none: the input image", architecture=True
     )
-    rrdb_num_block: int = key(17, "blocks of an RRDB conditioner that rrdb_ckpt does not describe", minimum=1)
-    rrdb_num_feat: int = key(64, "width of an RRDB conditioner that rrdb_ckpt does not describe", minimum=1)
+    rrdb_num_block: int = key(
+        17, "blocks of an RRDB conditioner that rrdb_ckpt does not describe", minimum=1, maximum=1000
+    )
+    rrdb_num_feat: int = key(
+        64, "width of an RRDB conditioner that rrdb_ckpt does not describe", minimum=1, maximum=4096
+    )
     fix_rrdb: bool = key(True, "keep the conditioner as it is; false: train it along")
     aux_l1_loss: bool = key(True, "with fix_rrdb false: L1 of the conditioner's own output")
     aux_ssim_loss: bool = key(False, "with fix_rrdb false: 1 - SSIM of the conditioner's own output")
     aux_percep_loss: bool = key(False, "with fix_rrdb false: VGG-19 feature loss of the conditioner's own output")
     vgg_weights: str = key("", "state dict of VGG-19 for aux_percep_loss")
     sampler: Literal["ddpm", "ddim", "dpmpp_2m"] = key("ddpm", "how images are sampled")
-    sampler_steps: int = key(0, "network passes an image; 0: all timesteps", minimum=0)
+    sampler_steps: int = key(0, "network passes an image; 0: all timesteps", minimum=0, maximum=100_000)
     sampler_spacing: Literal["auto", "linear", "quadratic"] = key("auto", "which times are kept")
-    ddim_eta: float = key(0.0, "noise of ddim: 0 none, 1 as much as ddpm", minimum=0)
-    samples: int = key(1, "samples an image; above 1 their mean and spread", minimum=1)
-    val_sampler_steps: int = key(10, "network passes an image (dpmpp_2m) in validation", minimum=1)
+    ddim_eta: float = key(0.0, "noise of ddim: 0 none, 1 as much as ddpm", minimum=0, maximum=1)
+    samples: int = key(1, "samples an image; above 1 their mean and spread", minimum=1, maximum=10_000)
+    val_sampler_steps: int = key(10, "network passes an image (dpmpp_2m) in validation", minimum=1, maximum=100_000)
 
 
 @dataclass(frozen=True)
 class Training:
     """The training loop."""
 
-    batch_size: int = key(32, "samples a step over all devices", minimum=1)
+    batch_size: int = key(32, "samples a step over all devices", minimum=1, maximum=1_000_000)
     max_updates: int = key(400_000, "optimiser steps", minimum=0)
     lr: float = key(2e-4, "learning rate at the start", minimum=0)
     decay_steps: int = key(0, "steps between decays of the learning rate; 0: the published recipe", minimum=0)
     decay_factor: float = key(0.0, "factor at each decay; 0: the published recipe", minimum=0)
     warmup_steps: int = key(0, "steps over which the learning rate rises from 0", minimum=0)
     loss_type: Literal["l1", "l2", "ssim", "l1_shift"] = key("l1", "loss: ssim only for srdiff")
-    seed: int = key(1234, "all randomness is a function of it", minimum=0)
+    seed: int = key(1234, "all randomness is a function of it", minimum=0, maximum=2**63 - 1)
     clip_grad_norm: float = key(0.0, "largest gradient norm; 0: no clipping", minimum=0)
     accumulate_grad_batches: int = key(1, "batches an optimiser step", minimum=1)
     amp: Literal["off", "bf16", "fp16"] = key("off", "autocast")
-    ema_decay: float = key(0.0, "decay of the averaged weights; 0: none", minimum=0)
+    ema_decay: float = key(0.0, "decay of the averaged weights; 0: none", minimum=0, maximum=1)
     compile: bool = key(False, "torch.compile")
     channels_last: bool = key(False, "memory format of images")
     init_from: str = key("", "start from these weights: experiment folder, checkpoint or exported model")
@@ -125,8 +143,8 @@ class Training:
 class Evaluation:
     """Validation, --infer and what they write."""
 
-    eval_batch_size: int = key(32, "samples a batch in validation", minimum=1)
-    test_batch_size: int = key(1, "samples a batch in --infer", minimum=1)
+    eval_batch_size: int = key(32, "samples a batch in validation", minimum=1, maximum=1_000_000)
+    test_batch_size: int = key(1, "samples a batch in --infer", minimum=1, maximum=1_000_000)
     test_save_png: bool = key(False, "save the pictures of every patch")
     save_intermediate: bool = key(False, "srdiff: save 20 moments of sampling the first patch")
     gen_dir_name: str = key("", "end of the name of the pictures' folder")
