@@ -10,6 +10,7 @@ from typing import NoReturn
 from utils.errors import Stopped
 
 ASKS = (signal.SIGTERM, signal.SIGINT)
+_SECONDS_OF_AN_ORPHAN = 1.0
 
 
 class StopSignals:
@@ -39,7 +40,7 @@ def leave_to_parent(_worker: int = 0) -> None:
 
     It ends when the parent sends one to it (as multiprocessing does at its end), or has ended itself.
     """
-    if hasattr(signal, "sigwaitinfo"):
+    if hasattr(signal, "sigtimedwait"):
         signal.pthread_sigmask(signal.SIG_BLOCK, ASKS)  # in all threads, so the one that waits for them gets them
         threading.Thread(target=_obey_parent, daemon=True).start()
     else:  # macOS can't say who sent a signal
@@ -47,8 +48,11 @@ def leave_to_parent(_worker: int = 0) -> None:
 
 
 def _obey_parent() -> None:
-    while signal.sigwaitinfo(ASKS).si_pid != os.getppid():
-        pass
+    parent = os.getppid()
+    while os.getppid() == parent:
+        sent = signal.sigtimedwait(ASKS, _SECONDS_OF_AN_ORPHAN)
+        if sent and sent.si_pid == parent:
+            break
     os._exit(0)
 
 

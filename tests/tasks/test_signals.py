@@ -11,7 +11,12 @@ import torch
 from tests.trainings import Experiments, Process, same
 from utils.checkpoint import file_name, steps
 
-ENDLESS: dict[str, object] = {"max_updates": 100_000, "save_ckpt_interval": 100_000, "val_check_interval": 100_000}
+ENDLESS: dict[str, object] = {
+    "max_updates": 100_000,
+    "save_ckpt_interval": 100_000,
+    "val_check_interval": 100_000,
+    "tb_log_interval": 1,
+}
 
 
 def members(group: int) -> list[int]:
@@ -33,17 +38,17 @@ def wait_until_empty(group: int, *, timeout: float) -> None:
         time.sleep(0.1)
 
 
-def started(run: Process) -> Process:
-    """Once it is training."""
-    run.wait_for("step/s]")
-    time.sleep(0.5)
+def started(experiments: Experiments, name: str, **hparams: object) -> Process:
+    """A training that has made a step."""
+    run = experiments.start(name, **ENDLESS, **hparams)
+    run.wait_for(experiments.folder(name) / "train_loss.csv")
     assert run.is_alive, run.stderr
     return run
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_asked_to_stop(experiments: Experiments, number: int, code: int) -> None:
-    run = started(experiments.start("asked", **ENDLESS))
+    run = started(experiments, "asked")
     run.send(number)
     done = run.wait(60)
     assert done.returncode == code
@@ -57,7 +62,7 @@ def test_asked_to_stop(experiments: Experiments, number: int, code: int) -> None
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_the_whole_group_is_asked(experiments: Experiments, number: int) -> None:
     """Ctrl-C in a terminal, and schedulers: the processes that read data get the signal too, and leave it to us."""
-    run = started(experiments.start("group", **ENDLESS, num_workers=2))
+    run = started(experiments, "group", num_workers=2)
     assert len(members(run.pid)) == 3
     run.send(number, group=True)
     done = run.wait(60)
@@ -119,7 +124,8 @@ def rows(experiments: Experiments, name: str) -> list[str]:
 
 def test_killed_with_processes_that_read_data(experiments: Experiments) -> None:
     """They end by themselves, and don't keep the experiment locked meanwhile."""
-    run = started(experiments.start("killed", **{**ENDLESS, "save_ckpt_interval": 1}, num_workers=2))
+    run = experiments.start("killed", **{**ENDLESS, "save_ckpt_interval": 1}, num_workers=2)
+    run.wait_for(experiments.folder("killed") / file_name(1))
     run.send(signal.SIGKILL)
     run.wait()
     done = experiments.train("killed", max_updates=3).succeeded()
@@ -128,7 +134,7 @@ def test_killed_with_processes_that_read_data(experiments: Experiments) -> None:
 
 
 def test_two_can_not_write_the_same_experiment(experiments: Experiments) -> None:
-    run = started(experiments.start("locked", **ENDLESS))
+    run = started(experiments, "locked")
     for extra in ((), ("--reset",)):
         second = experiments.train("locked", **ENDLESS, extra=extra)
         assert second.returncode == 2
