@@ -39,7 +39,10 @@ class Finished:
 
 
 class Process:
-    """One command, running. It leads a process group of its own, as a shell's or a scheduler's jobs do."""
+    """One command, running. It leads a process group of its own, as a shell's or a scheduler's jobs do.
+
+    ``largest_file``: bytes that it may write to one file; ``more_memory``: bytes that it may take.
+    """
 
     def __init__(
         self,
@@ -48,6 +51,7 @@ class Process:
         cwd: Path,
         environment: Mapping[str, str] | None = None,
         largest_file: int | None = None,
+        more_memory: int | None = None,
     ) -> None:
         number = len(list(cwd.glob("*.stdout")))
         self._out, self._err = cwd / f"{number}.stdout", cwd / f"{number}.stderr"
@@ -55,7 +59,7 @@ class Process:
         arguments_as_text = [script, *map(str, arguments)]
         variables = {"OMP_NUM_THREADS": "1", **(environment or {})}
         self._process = _CONTEXT.Process(
-            target=_run, args=(arguments_as_text, cwd, variables, largest_file, self._out, self._err)
+            target=_run, args=(arguments_as_text, cwd, variables, largest_file, more_memory, self._out, self._err)
         )
         before = os.environ.get("PYTHONPATH")
         os.environ["PYTHONPATH"] = str(ROOT)  # for the server, when it starts
@@ -101,7 +105,13 @@ class Process:
 
 
 def _run(
-    arguments: list[str], cwd: Path, environment: dict[str, str], largest_file: int | None, out: Path, err: Path
+    arguments: list[str],
+    cwd: Path,
+    environment: dict[str, str],
+    largest_file: int | None,
+    more_memory: int | None,
+    out: Path,
+    err: Path,
 ) -> None:
     multiprocessing.set_start_method("fork", force=True)  # as in a process that was not forked
     os.setsid()
@@ -114,6 +124,9 @@ def _run(
     torch.set_num_threads(1)
     if largest_file is not None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file, largest_file))
+    if more_memory is not None:
+        now = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+        resource.setrlimit(resource.RLIMIT_AS, (now + more_memory, now + more_memory))
     sys.argv = arguments
     runpy.run_path(str(ROOT / arguments[0]), run_name="__main__")
 
@@ -133,7 +146,8 @@ class Experiments:
 
     def start(self, name: str, config: str = "rrdb", *, extra: tuple[object, ...] = (), **hparams: object) -> Process:
         """``hparams`` that name an option of Process are that."""
-        options: dict[str, Any] = {key: hparams.pop(key) for key in ("environment", "largest_file") if key in hparams}
+        own = ("environment", "largest_file", "more_memory")
+        options: dict[str, Any] = {key: hparams.pop(key) for key in own if key in hparams}
         file, tiny = CONFIGS[config]
         values = {"data_root": self.data, **tiny, **hparams}
         return Process(

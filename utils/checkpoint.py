@@ -7,6 +7,7 @@ Files are read with `weights_only=True`: no file can run code.
 """
 
 import contextlib
+import math
 import pickle
 import re
 import zipfile
@@ -26,6 +27,8 @@ FORMAT_VERSION = 1
 EXPORTED = "super-resolution model"  # the `kind` of an exported file
 BEST = "model_ckpt_best.ckpt"
 _NAME = re.compile(r"model_ckpt_steps_(\d+)\.ckpt")
+
+_ADAM = {"step", "exp_avg", "exp_avg_sq"}
 
 State = dict[str, Tensor]
 
@@ -52,13 +55,14 @@ def file_name(step: int) -> str:
 
 def steps(folder: Path) -> dict[int, Path]:
     """The checkpoints of a folder by step, in rising order; the best one is apart."""
-    found = {int(match[1]): path for path in folder.glob("*.ckpt") if (match := _NAME.fullmatch(path.name))}
+    files = [path for path in folder.glob("*.ckpt") if path.is_file()]
+    found = {int(match[1]): path for path in files if (match := _NAME.fullmatch(path.name))}
     return dict(sorted(found.items()))
 
 
 def is_empty(folder: Path) -> bool:
     """Whether a folder holds no checkpoint to go on from."""
-    return not steps(folder) and not (folder / BEST).exists()
+    return not steps(folder) and not (folder / BEST).is_file()
 
 
 def write(path: Path, content: dict[str, Any]) -> None:
@@ -77,6 +81,11 @@ def _damage(path: Path) -> str | None:
             return "is empty"
         if zipfile.is_zipfile(path):
             with zipfile.ZipFile(path) as archive:
+                entries = archive.infolist()
+                if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
+                    return "is packed, which torch doesn't do: it could be of any size"
+                if sum(entry.file_size for entry in entries) > path.stat().st_size:
+                    return "is damaged (its parts overlap)"
                 broken = archive.testzip()
             return f"is damaged (checksum of {broken})" if broken else None
     except (OSError, zipfile.BadZipFile, RuntimeError, NotImplementedError, ValueError, EOFError) as error:
@@ -110,14 +119,53 @@ def read(path: Path) -> dict[str, Any]:
 def read_training(path: Path) -> dict[str, Any]:
     """A training checkpoint, its parts in place."""
     content = read(path)
-    step, holder = content.get("global_step"), content.get("state_dict")
-    if not isinstance(step, int) or not isinstance(holder, dict) or not _is_state(holder.get("model")):
+    holder = content.get("state_dict")
+    if not _is_step(content.get("global_step")) or not isinstance(holder, dict) or not _is_state(holder.get("model")):
         raise CheckpointError(f"{path} is no training checkpoint: it needs global_step and state_dict.model")
+    shapes = {name: value.shape for name, value in holder["model"].items()}
+    averaged = content.get("ema", holder["model"])
+    if not _is_state(averaged) or {name: value.shape for name, value in averaged.items()} != shapes:
+        raise CheckpointError(f"{path}: its averaged weights (ema) are not those of its model")
+    if not _is_log(content.get("log", {})):
+        raise CheckpointError(f"{path}: its log is not what training writes")
+    _check_maxima(content, path)
     return content
 
 
+def _is_step(step: object) -> bool:
+    return isinstance(step, int) and not isinstance(step, bool) and 0 <= step < 2**31
+
+
 def _is_state(state: object) -> bool:
-    return isinstance(state, dict) and all(isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items())
+    """Names with plain tensors of real numbers."""
+    return isinstance(state, dict) and all(isinstance(k, str) and _is_plain(v) for k, v in state.items())
+
+
+def _is_plain(x: object) -> bool:
+    return (
+        isinstance(x, Tensor)
+        and x.layout == torch.strided
+        and x.device.type == "cpu"
+        and not x.is_complex()
+        and not x.is_quantized
+    )
+
+
+def _is_log(log: object) -> bool:
+    if log == {}:
+        return True
+    names, summed = (log.get("names"), log.get("summed")) if isinstance(log, dict) else (None, None)
+    listed = isinstance(names, list) and all(isinstance(name, str) for name in names)
+    return listed and isinstance(summed, Tensor) and _is_plain(summed) and summed.dim() == 1
+
+
+def _check_maxima(content: dict[str, Any], path: Path) -> None:
+    maxima = content.get("maxima")
+    if maxima is None:
+        return
+    numbers = isinstance(maxima, list) and all(isinstance(m, float) and 0 < m < math.inf for m in maxima)
+    if not numbers or len(maxima) != 3:
+        raise CheckpointError(f"{path}: its normalisation (maxima) is not three positive numbers")
 
 
 def newest(
@@ -131,7 +179,7 @@ def newest(
     candidates = [*reversed(steps(folder).values()), folder / BEST]
     damaged = []
     for path in candidates:
-        if not path.exists():
+        if not path.is_file():
             continue
         try:
             content = read_training(path)
@@ -188,8 +236,10 @@ def _from_folder(folder: Path, *, which: str, report: Callable[[str], object]) -
 
 def _exported(path: Path, content: dict[str, Any]) -> Saved:
     config, state, step = content.get("config"), content.get("state_dict"), content.get("global_step")
-    if not isinstance(config, dict) or not _is_state(state) or not isinstance(step, int):
+    named = isinstance(config, dict) and all(isinstance(name, str) for name in config)
+    if not named or not _is_state(state) or not _is_step(step):
         raise CheckpointError(f"{path} is no whole exported model: it needs config, state_dict and global_step")
+    _check_maxima(content, path)
     return Saved(path, step, state, bool(content.get("averaged")), config, content)  # type: ignore[arg-type]
 
 
@@ -203,9 +253,15 @@ def load_weights(model: nn.Module, state: State, *, source: Path) -> str:
         for name in own
         if name in state and state[name].shape != own[name].shape
     ]
+    retyped = [name for name in own if name in state and not _of_a_kind(state[name], own[name])]
     problems = [
         f"{len(names)} {what} ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"
-        for what, names in (("missing", missing), ("unexpected", unexpected), ("of another shape", reshaped))
+        for what, names in (
+            ("missing", missing),
+            ("unexpected", unexpected),
+            ("of another shape", reshaped),
+            ("of another type", retyped),
+        )
         if names
     ]
     if problems:
@@ -214,10 +270,18 @@ def load_weights(model: nn.Module, state: State, *, source: Path) -> str:
     return f"{len(own)} of {len(own)} tensors from {source}"
 
 
+def _of_a_kind(a: Tensor, b: Tensor) -> bool:
+    return a.is_floating_point() == b.is_floating_point()
+
+
 def load_matching(model: nn.Module, state: State) -> tuple[list[str], list[str], list[str]]:
     """Load what fits, for fine-tuning. Returns names loaded, left as initialised, and not used."""
     own = model.state_dict()
-    fitting = {name: value for name, value in state.items() if name in own and own[name].shape == value.shape}
+    fitting = {
+        name: value
+        for name, value in state.items()
+        if name in own and own[name].shape == value.shape and _of_a_kind(value, own[name])
+    }
     model.load_state_dict(fitting, strict=False)
     return list(fitting), [name for name in own if name not in fitting], [n for n in state if n not in fitting]
 
@@ -230,13 +294,15 @@ def load_optimizer(optimizer: torch.optim.Optimizer, content: dict[str, Any], *,
     """
     states = content.get("optimizer_states")
     own = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    if not isinstance(states, list) or len(states) != 1 or not isinstance(states[0], dict) or "state" not in states[0]:
+    saved = states[0].get("state") if isinstance(states, list) and states and isinstance(states[0], dict) else None
+    if not isinstance(saved, dict):
         raise CheckpointError(f"{source} holds no optimiser state")
-    saved = states[0]["state"]
     beyond = [index for index in saved if not isinstance(index, int) or not 0 <= index < len(own)]
     if beyond:
         raise CheckpointError(f"{source}: optimiser state for parameter {beyond[0]}, of {len(own)} that are trained")
     for index, entry in saved.items():
+        if not isinstance(entry, dict) or not set(entry) >= _ADAM or not all(map(_is_number, entry.values())):
+            raise CheckpointError(f"{source}: optimiser state of parameter {index} is not that of Adam")
         for name, value in entry.items():
             if isinstance(value, Tensor) and value.dim() and value.shape != own[index].shape:
                 raise CheckpointError(
@@ -248,6 +314,11 @@ def load_optimizer(optimizer: torch.optim.Optimizer, content: dict[str, Any], *,
         for name, value in entry.items():
             # Its own copy, in the parameter's memory format, which may have changed.
             entry[name] = torch.empty_like(parameter).copy_(value) if value.shape == parameter.shape else value.clone()
+
+
+def _is_number(x: object) -> bool:
+    """A plain tensor, or a number by itself."""
+    return _is_plain(x) or (isinstance(x, int | float) and not isinstance(x, bool))
 
 
 def remove_leftovers(folder: Path) -> None:

@@ -127,7 +127,7 @@ class Training:
     clip_grad_norm: float = key(0.0, "largest gradient norm; 0: no clipping", minimum=0)
     accumulate_grad_batches: int = key(1, "batches an optimiser step", minimum=1)
     amp: Literal["off", "bf16", "fp16"] = key("off", "autocast")
-    ema_decay: float = key(0.0, "decay of the averaged weights; 0: none", minimum=0, maximum=1)
+    ema_decay: float = key(0.0, "decay of the averaged weights, at first less; 0: none", minimum=0, maximum=0.999999)
     compile: bool = key(False, "torch.compile")
     channels_last: bool = key(False, "memory format of images")
     init_from: str = key("", "start from these weights: experiment folder, checkpoint or exported model")

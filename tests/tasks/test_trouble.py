@@ -1,0 +1,129 @@
+"""What goes wrong in days: a full disk, numbers that are not finite, memory that runs out, data that is damaged."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.trainings import Experiments, same
+from utils.checkpoint import file_name, steps
+
+LIMIT = 200_000  # bytes: more than every log needs, less than a checkpoint
+
+
+def test_a_full_disk_from_the_start(experiments: Experiments) -> None:
+    done = experiments.train("full", largest_file=LIMIT)
+    assert done.returncode == 5
+    assert f"{file_name(5)} of step 5 could not be saved: " in done.stderr
+    assert done.stderr.count("training goes on") == 3, "once for each kind: the first, and two that were the best"
+    assert done.stderr.splitlines()[-1].startswith("trainer.py: error: the last checkpoint could not be saved: ")
+    assert "Traceback" not in done.stderr
+    folder = experiments.folder("full")
+    assert not list(folder.glob("*.ckpt"))
+    assert not list(folder.glob(".*.tmp"))
+    assert [line.split(";")[0] for line in (folder / "train_loss.csv").read_text().splitlines()[1:]] == ["4", "8", "12"]
+
+
+def test_a_full_disk_keeps_what_was_saved(experiments: Experiments) -> None:
+    """And a later start goes on from it, to the same end."""
+    experiments.train("whole", max_updates=9).succeeded()
+    experiments.train("full", max_updates=5).succeeded()
+    folder = experiments.folder("full")
+    before = {path.name: path.read_bytes() for path in folder.glob("*.ckpt")}
+    assert experiments.train("full", max_updates=9, largest_file=LIMIT).returncode == 5
+    assert {path.name: path.read_bytes() for path in folder.glob("*.ckpt")} == before
+    experiments.train("full", max_updates=9).succeeded()
+    for part in ("state_dict", "optimizer_states"):
+        assert same(experiments.checkpoint("full", 9)[part], experiments.checkpoint("whole", 9)[part])
+
+
+def test_a_full_disk_that_was_emptied(experiments: Experiments) -> None:
+    """What could not be saved is tried again with the next row of the log, and the training ends well."""
+    folder = experiments.folder("emptied")
+    obstacle = folder / file_name(5)
+    (obstacle / "in the way").mkdir(parents=True)
+    done = experiments.train("emptied", val_check_interval=100).succeeded()
+    assert f"{file_name(5)} of step 5 could not be saved: " in done.stderr
+    assert "the checkpoint of step 8 could be saved" in done.stderr
+    assert list(steps(folder)) == [8, 10, 12]
+
+
+def test_a_rate_that_is_too_high(experiments: Experiments) -> None:
+    experiments.train("diverged", max_updates=1).succeeded()
+    before = (experiments.folder("diverged") / file_name(1)).read_bytes()
+    done = experiments.train("diverged", lr=1e9, save_ckpt_interval=1, tb_log_interval=1)
+    assert done.returncode == 5
+    last = done.stderr.splitlines()[-1]
+    assert "loss or gradient is not finite in step 3 (l1 " in last
+    assert "no weight was changed by it" in last
+    assert list(steps(experiments.folder("diverged"))) == [1, 2], "only what was finite is saved"
+    assert (experiments.folder("diverged") / file_name(1)).read_bytes() == before
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_sample_that_is_not_finite(experiments: Experiments, tmp_path: Path, workers: int) -> None:
+    """Its name is in the message."""
+    damaged = tmp_path / "damaged"
+    shutil.copytree(experiments.data / "preprocessed", damaged)
+    (path,) = damaged.glob("train-*.pt")
+    shard = torch.load(path, weights_only=True)
+    shard["matching"][3, 1] = torch.nan
+    with path.open("r+b") as file:  # of the same size, as the manifest says
+        torch.save(shard, file)
+    done = experiments.train("sample", data_root=damaged, num_workers=workers, save_ckpt_interval=1)
+    assert done.returncode == 5
+    last = done.stderr.splitlines()[-1]
+    assert "(l1 nan, gradient norm " in last
+    names = last.split("samples ")[1].split(";")[0].split(", ")
+    assert str(shard["key"][3]) in names
+    assert len(names) == 2
+    step = int(last.split("in step ")[1].split()[0])
+    found = steps(experiments.folder("sample"))
+    assert max(found, default=0) == step - 1
+    for file in found.values():
+        state = torch.load(file, weights_only=True)["state_dict"]["model"]
+        assert all(value.isfinite().all() for value in state.values())
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_damaged_data(experiments: Experiments, tmp_path: Path, workers: int) -> None:
+    """One line from whichever process met it."""
+    damaged = tmp_path / "damaged"
+    shutil.copytree(experiments.data / "preprocessed", damaged)
+    (path,) = damaged.glob("train-*.pt")
+    path.write_bytes(b"\0" * path.stat().st_size)
+    done = experiments.train("damaged", data_root=damaged, num_workers=workers)
+    assert done.returncode == 3, done.stderr
+    assert done.stderr.splitlines()[-1].startswith(f"trainer.py: error: {path}: can't be read")
+    assert "Traceback" not in done.stderr
+
+
+MEMORY = 700 << 20  # bytes: enough for a small batch of a wide model
+
+
+def test_out_of_memory(experiments: Experiments) -> None:
+    """Every command says which key to change."""
+    wide: dict[str, object] = {"hidden_size": 64, "num_block": 12, "max_updates": 1, "more_memory": MEMORY}
+    done = experiments.train("wide", **wide, batch_size=48, eval_batch_size=1)
+    assert done.returncode == 5
+    assert done.stderr.splitlines()[-1] == (
+        "trainer.py: error: out of memory on cpu: choose a smaller batch_size (now 48)"
+    )
+    experiments.train("wide", **wide, batch_size=1, eval_batch_size=1).succeeded()
+
+
+@pytest.mark.parametrize(
+    ("hparams", "message"),
+    [
+        ({"valid_monitor_key": "pnsr"}, "valid_monitor_key must be one of val_loss, psnr, ssim, mae, mse, shift_mae"),
+        ({"ema_decay": 1}, "ema_decay must be at most 0.999999"),
+        ({"train_crop": 99}, "train_crop is 99"),
+        ({"init_from": "nowhere"}, "nowhere doesn't exist"),
+    ],
+)
+def test_what_is_known_is_said_at_once(experiments: Experiments, hparams: dict[str, object], message: str) -> None:
+    done = experiments.train("wrong", **hparams)
+    assert done.returncode in (2, 4)
+    assert message in done.stderr.splitlines()[-1]
+    assert not list(experiments.folder("wrong").glob("*.ckpt"))
