@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import rasterio
 from rasterio.enums import ColorInterp
-from rasterio.errors import RasterioIOError
+from rasterio.errors import RasterioError
 from rasterio.io import DatasetReader
 
 from utils.errors import ConfigError, DataError
@@ -21,6 +21,8 @@ BAND_NAMES = ({"b04", "b4", "red"}, {"b03", "b3", "green"}, {"b02", "b2", "blue"
 COLOURS = (ColorInterp.red, ColorInterp.green, ColorInterp.blue)
 QUANTIFICATION = 10000.0  # Sentinel-2's number for reflectance 1
 
+_TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+_JPEG_2000 = (b"\0\0\0\x0cjP  ", b"\xff\x4f\xff\x51")
 _PRODUCT = re.compile(r"S2[A-Z]_MSIL\d[A-Z]_(\d{4})(\d{2})(\d{2})T")
 _DAY = re.compile(r"(?<!\d)(\d{4})([-_]?)(\d{2})\2(\d{2})(?!\d)")
 _SCL = re.compile(r"(?<![a-z0-9])scl(_?[12]0m)?(?![a-z])", re.IGNORECASE)
@@ -90,12 +92,23 @@ def find_acquisitions(
 
 
 def open_raster(path: Path) -> DatasetReader:
-    """Raises DataError for what GDAL can't read."""
-    if not path.exists():
-        raise DataError(f"{path}: no such file or folder")
+    """A GeoTIFF or JPEG 2000 file, told by how it begins. Raises DataError for anything else.
+
+    GDAL would also follow a file that only names others, on this machine or on the network.
+    """
     try:
-        return rasterio.open(path)
-    except RasterioIOError:
+        with path.open("rb") as file:
+            begin = file.read(12)
+    except FileNotFoundError:
+        raise DataError(f"{path}: no such file or folder") from None
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path}: can't be read: {error}") from None
+    tiff = begin.startswith(_TIFF)
+    if not tiff and not begin.startswith(_JPEG_2000):
+        raise DataError(f"{path}: not a raster image: neither a GeoTIFF nor JPEG 2000")
+    try:
+        return rasterio.open(path, driver="GTiff" if tiff else None)
+    except (RasterioError, OSError, ValueError):
         raise DataError(f"{path}: not a raster image that GDAL can read") from None
 
 

@@ -122,14 +122,17 @@ def read_training(path: Path) -> dict[str, Any]:
     holder = content.get("state_dict")
     if not _is_step(content.get("global_step")) or not isinstance(holder, dict) or not _is_state(holder.get("model")):
         raise CheckpointError(f"{path} is no training checkpoint: it needs global_step and state_dict.model")
-    shapes = {name: value.shape for name, value in holder["model"].items()}
-    averaged = content.get("ema", holder["model"])
-    if not _is_state(averaged) or {name: value.shape for name, value in averaged.items()} != shapes:
+    averaged: Any = content.get("ema", holder["model"])
+    if not _is_state(averaged) or _shapes(averaged) != _shapes(holder["model"]):
         raise CheckpointError(f"{path}: its averaged weights (ema) are not those of its model")
     if not _is_log(content.get("log", {})):
         raise CheckpointError(f"{path}: its log is not what training writes")
     _check_maxima(content, path)
     return content
+
+
+def _shapes(state: State) -> dict[str, torch.Size]:
+    return {name: value.shape for name, value in state.items()}
 
 
 def _is_step(step: object) -> bool:
