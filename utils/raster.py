@@ -125,7 +125,11 @@ class AlignedReader:
         self._kernel = Resampling.nearest
         try:
             for path in dict.fromkeys(path for path, _ in acquisition.bands):
-                self._check(path, note)
+                if not self._is_laid(path):
+                    self._kernel = self._resampling(path)
+                    note(f"{path.name}: lies on another grid; resampled onto the first image's")
+            if acquisition.classes and not self._is_laid(acquisition.classes[0]):
+                self._resampling(acquisition.classes[0])
         except BaseException:
             self.close()
             raise
@@ -133,11 +137,18 @@ class AlignedReader:
     def close(self) -> None:
         self._files.close()
 
-    def _check(self, path: Path, note: Note) -> None:
+    def _is_laid(self, path: Path) -> bool:
+        """Whether a file's pixels are those of the grid; a bare classification of the same size is taken for it."""
         with open_raster(path) as source:
             own = grid_of(source)
-        if own.same_as(self._grid):
-            return
+        classes = self._acquisition.classes
+        bare = own.crs is None and classes is not None and path == classes[0]
+        return own.same_as(self._grid) or (bare and own.shape == self._grid.shape)
+
+    def _resampling(self, path: Path) -> Resampling:
+        """The kernel that lays a file on the grid. Raises DataError where that can't be."""
+        with open_raster(path) as source:
+            own = grid_of(source)
         if own.crs is None or self._grid.crs is None:
             raise DataError(f"{path}: another size or no coordinate system, so it can't be laid over the first image")
         try:
@@ -149,17 +160,17 @@ class AlignedReader:
             raise DataError(
                 f"{path}: doesn't overlap the first image; it spans {west:.6g} {south:.6g} {east:.6g} {north:.6g}"
             )
-        if not _whole_pixels_apart(own, self._grid):
-            finer = abs(self._grid.transform.a) * own.width / (east - west)
-            self._kernel = Resampling.average if finer >= AVERAGED else Resampling.cubic
-        note(f"{path.name}: lies on another grid ({own.crs.to_string()[:40]}); resampled onto the first image's")
+        if _whole_pixels_apart(own, self._grid):
+            return Resampling.nearest
+        finer = abs(self._grid.transform.a) * own.width / (east - west)
+        return Resampling.average if finer >= AVERAGED else Resampling.cubic
 
     def _open(self, path: Path, resampling: Resampling) -> DatasetReader | WarpedVRT:
         """Opened once and kept."""
         if (path, resampling) not in self._opened:
             source = self._files.enter_context(open_raster(path))
             view: DatasetReader | WarpedVRT = source
-            if not grid_of(source).same_as(self._grid):
+            if not self._is_laid(path):
                 crs, transform, height, width = self._grid
                 view = self._files.enter_context(
                     WarpedVRT(source, crs=crs, transform=transform, height=height, width=width, resampling=resampling)
@@ -277,8 +288,8 @@ class CogWriter:
                 predictor = "FLOATING_POINT" if np.dtype(self._raster.dtype).kind == "f" else "STANDARD"
                 with written_aside(self._path) as aside:
                     rasterio.shutil.copy(
-                        self._aside, aside, driver="COG", compress="DEFLATE", predictor=predictor, blocksize=BLOCK,
-                        overview_resampling="AVERAGE", bigtiff="IF_SAFER", num_threads="ALL_CPUS",
+                        self._aside, aside, driver="COG", compress="DEFLATE", level=3, predictor=predictor,
+                        blocksize=BLOCK, overview_resampling="AVERAGE", bigtiff="IF_SAFER", num_threads="ALL_CPUS",
                     )  # fmt: skip
         finally:
             self._aside.unlink(missing_ok=True)

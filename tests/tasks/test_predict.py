@@ -194,6 +194,23 @@ def test_what_is_bright_on_one_date_is_a_cloud(tmp_path: Path) -> None:
     assert np.abs(result.astype(int) - 600).max() <= 1
 
 
+@pytest.mark.parametrize("tile", [40, 1024])
+def test_cells_of_other_dates_fade_into_each_other(tmp_path: Path, tile: int) -> None:
+    for day, number in (("2023-08-01", 500), ("2023-08-06", 800)):
+        write_tif(tmp_path / "in" / f"{day}.tif", np.full((3, 64, 128), number, np.uint16))
+    classes = np.full((1, 64, 128), 4, np.uint8)
+    classes[:, :, 80:] = 1  # the later date sees half of the third column of cells: too little
+    write_tif(tmp_path / "in" / "2023-08-06_SCL.tif", classes, names=())
+    result = predict(
+        Network(amount=1), [tmp_path / "in"], tmp_path / "out.tif", tile=tile, clouds=True, min_valid=0.6
+    ).astype(int)
+    row = result[0, 128]
+    assert (row[:200] == 800).all()
+    assert (row[312:] == 500).all()
+    assert np.diff(row).max() <= 0
+    assert np.diff(row).min() > -30  # of 300: no step
+
+
 def test_bright_things_stay_bright(tmp_path: Path) -> None:
     numbers = np.full((3, 60, 60), 600, np.uint16)
     numbers[:, 20:40, 20:40] = 4000  # far above the 98th percentile

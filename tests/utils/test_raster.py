@@ -104,6 +104,25 @@ def test_no_overlap_and_no_coordinates(tmp_path: Path) -> None:
         read(bare)
 
 
+def test_classes_lie_on_the_images_grid(tmp_path: Path) -> None:
+    classes = np.arange(30 * 40).reshape(1, 30, 40) % 12
+    image, beside = write_tif(tmp_path / "a.tif", NUMBERS), tmp_path / "a_SCL.tif"
+    for made in (
+        write_tif(beside, classes.astype(np.uint8), transform=TRANSFORM @ Affine.scale(2), names=()),
+        write_tif(
+            beside, classes.repeat(2, 1).repeat(2, 2).astype(np.uint8), crs=None, transform=Affine.identity(), names=()
+        ),
+    ):
+        (acquisition,) = find_acquisitions([image, made], note=quiet)
+        reader = AlignedReader(acquisition, GRID, quiet)
+        np.testing.assert_array_equal(reader.read(GRID.box).classes, classes[0].repeat(2, 0).repeat(2, 1))
+        reader.close()
+    write_tif(beside, classes.astype(np.uint8), transform=TRANSFORM @ Affine.translation(999, 0), names=())
+    (acquisition,) = find_acquisitions([image, beside], note=quiet)
+    with pytest.raises(DataError, match=r"a_SCL\.tif: doesn't overlap"):
+        AlignedReader(acquisition, GRID, quiet)
+
+
 def test_a_file_that_breaks_off(tmp_path: Path) -> None:
     path = write_tif(tmp_path / "a.tif", NUMBERS, names=(), driver="COG")  # whose directory comes first
     path.write_bytes(path.read_bytes()[:-2000])
