@@ -6,11 +6,11 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
-from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from utils.images import Picture
 from utils.logs import StepTable
+from utils.tensorboard import Board
 
 _SECONDS_IN_FILES = 30  # between status lines where nobody looks at a terminal
 
@@ -22,7 +22,7 @@ class Logbook:
         self._folder, self._report = folder, report
         self._losses = StepTable(folder / "train_loss.csv", step=start)
         self.validations = StepTable(folder / "val_res.csv", step=start)
-        self._board: SummaryWriter | None = self._open_board(purge_step=start + 1)
+        self._board = Board(folder / "tensorboard", step=start)
         self._progress = tqdm(
             total=final,
             initial=start,
@@ -36,9 +36,7 @@ class Logbook:
 
     def close(self) -> None:
         self._progress.close()
-        with self._unless_full():
-            if self._board:
-                self._board.close()
+        self._board.close()
 
     def stepped(self) -> None:
         self._steps += 1
@@ -50,8 +48,9 @@ class Logbook:
         speed = self._steps / max(now - self._since, 1e-9)
         self._steps, self._since = 0, now
         self._progress.set_postfix(loss=f"{figures['loss']:.4g}", lr=f"{figures['lr']:.2g}", mem=memory, refresh=False)
+        shown = {**figures, "steps_per_second": speed}
         with self._unless_full():
-            self._scalars(step, {**figures, "steps_per_second": speed}, prefix="train")
+            self._board.scalars(step, {f"train/{name}": value for name, value in shown.items()})
         with self._unless_full():
             self._losses.append(step, figures)
 
@@ -69,33 +68,23 @@ class Logbook:
     def validation(self, step: int, figures: Mapping[str, float], pictures: Picture | None) -> None:
         """A row of the validation log, and its pictures: bicubic | prediction | truth."""
         with self._unless_full():
-            self._scalars(step, figures, prefix="val")
-            if pictures is not None and self._board:
-                self._board.add_image("val/bicubic_prediction_truth", pictures, step, dataformats="HWC")
+            self._board.scalars(step, {f"val/{name}": value for name, value in figures.items()})
+            if pictures is not None:
+                self._board.picture(step, "val/bicubic_prediction_truth", pictures)
         with self._unless_full():
             self.validations.append(step, figures)
 
     def flush(self) -> None:
         """Before a checkpoint: what it says has happened must be in the logs."""
         with self._unless_full():
-            if self._board:
-                self._board.flush()
-
-    def _scalars(self, step: int, figures: Mapping[str, float], *, prefix: str) -> None:
-        self._board = self._board or self._open_board(purge_step=None)
-        for name, value in figures.items():
-            self._board.add_scalar(f"{prefix}/{name}", value, step)
-
-    def _open_board(self, *, purge_step: int | None) -> SummaryWriter:
-        return SummaryWriter(str(self._folder / "tensorboard"), purge_step=purge_step)
+            self._board.flush()
 
     @contextlib.contextmanager
     def _unless_full(self) -> Iterator[None]:
-        """On a full disk the tables keep their rows for the next time; TensorBoard's are lost."""
+        """On a full disk rows wait for the next one."""
         try:
             yield
         except OSError as error:
-            self._board = None
             if not self._is_full:
                 self._report(f"the logs in {self._folder} could not be written: {error}; training goes on")
             self._is_full = True

@@ -75,11 +75,6 @@ def hparams_of(config: str, unstopped: Experiments) -> dict[str, object]:
     return {**LONG, "rrdb_ckpt": unstopped.folder("backbone")} if config == "srdiff" else LONG
 
 
-def next_second() -> None:
-    """TensorBoard orders its files by the second in their names."""
-    time.sleep(1.01 - time.time() % 1)
-
-
 @pytest.mark.parametrize("config", ["rrdb", "hr_ltae", "srdiff"])
 def test_stopped_by_sigterm_again_and_again(experiments: Experiments, unstopped: Experiments, config: str) -> None:
     """At whatever step it happens to be; each time with another number of processes that read data."""
@@ -88,7 +83,6 @@ def test_stopped_by_sigterm_again_and_again(experiments: Experiments, unstopped:
     chance = random.Random(config)
     stops = 0
     for workers in (2, 0, 1, 3, 0, 2, 0):
-        next_second()
         run = experiments.start("stopped", config, **hparams_of(config, unstopped), num_workers=workers)
         if stops < 4:
             run.wait_for("step/s]")
@@ -111,7 +105,6 @@ def kill_and_resume(experiments: Experiments, folder: Path, *, kills: int, chanc
     moments = sorted(chance.sample(range(0, STEPS - 4, 4), kills))  # after these checkpoints
     killed = 0
     for number, step in enumerate(moments):
-        next_second()
         run = experiments.start(folder.name, **LONG, num_workers=number % 3)
         run.wait_for(folder / file_name(step) if step else "step/s]")
         if number % 2:
@@ -123,7 +116,6 @@ def kill_and_resume(experiments: Experiments, folder: Path, *, kills: int, chanc
             run.send(signal.SIGKILL)
         killed += run.wait().returncode == -signal.SIGKILL
     assert killed >= kills - 1
-    next_second()
     experiments.train(folder.name, **LONG).succeeded()
 
 
@@ -157,7 +149,6 @@ def test_a_damaged_newest_checkpoint(experiments: Experiments, unstopped: Experi
         else:
             content.clear()
         path.write_bytes(content)
-    next_second()
     done = experiments.train("damaged", **LONG, num_ckpt_keep=1).succeeded()
     for step in (STEPS, 28):
         assert f"{file_name(step)} is " in done.stderr
@@ -196,7 +187,6 @@ def test_the_same_command_as_a_process_of_its_own(experiments: Experiments, unst
     run.wait_for(experiments.folder("same") / file_name(8))
     run.send(signal.SIGINT)
     run.wait()
-    next_second()
     arguments = ("--config", "checkpoints/same/config.yaml", "--exp_name", "same")
     done = command.succeed("tasks/trainer.py", *arguments, cwd=experiments.root, CUDA_VISIBLE_DEVICES="")
     assert "resuming after step" in done.stderr
