@@ -12,7 +12,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks import data, machine, sampling, training
 from benchmarks.bench import Bench
-from benchmarks.table import Row, markdown, write_between
+from benchmarks.table import Row, markdown, surroundings, write_between
 from tasks.experiment import code_version
 from utils.cli import Parser, run
 from utils.distributed import world
@@ -31,6 +31,8 @@ QUICK = ("limits", "loader", "metrics", "train-rrdb", "train-misr", "reverse-ste
 
 
 def main(options: argparse.Namespace) -> None:
+    if options.write:
+        surroundings(options.write, "bench")  # before anything takes its time
     names = options.only or (QUICK if options.quick else ITEMS)
     rows: list[Row] = []
     with world("cpu") as here, tempfile.TemporaryDirectory() as folder:

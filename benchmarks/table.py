@@ -67,6 +67,12 @@ def _digits(value: float) -> str:
 
 def write_between(path: Path, name: str, text: str) -> None:
     """Replace what stands between ``<!-- name:begin -->`` and ``<!-- name:end -->`` in a document."""
+    before, after = surroundings(path, name)
+    write_text(path, f"{before}\n{text.strip()}\n{after}")
+
+
+def surroundings(path: Path, name: str) -> tuple[str, str]:
+    """What stands before and after, with the marks. Raises DataError where there are none."""
     begin, end = f"<!-- {name}:begin -->", f"<!-- {name}:end -->"
     try:
         document = path.read_text(encoding="utf-8")
@@ -76,4 +82,4 @@ def write_between(path: Path, name: str, text: str) -> None:
     _, found_end, after = rest.partition(end)
     if not found_begin or not found_end:
         raise DataError(f"{path} has no lines {begin} and {end} to write between")
-    write_text(path, f"{before}{begin}\n{text.strip()}\n{end}{after}")
+    return before + begin, end + after

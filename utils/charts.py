@@ -14,12 +14,15 @@ from numpy.typing import ArrayLike
 WIDTH, HEIGHT = 380, 240
 _LEFT, _RIGHT, _TOP, _BOTTOM = 52, 12, 26, 40
 _ROW = 22  # of differences
-# The colours of methods by class, light and dark: blue, orange, grey-green and ink are told apart by the colour-blind.
+# The colours of methods and samplers by class, light and dark: the colour-blind tell them apart.
 COLOURS = {
     "result": ("#1f66c1", "#6ea8ff"),
     "backbone": ("#2a8a76", "#58c9b0"),
     "bicubic": ("#d0761b", "#f2a65a"),
     "truth": ("#202124", "#e8eaed"),
+    "ddpm": ("#202124", "#e8eaed"),
+    "ddim": ("#d0761b", "#f2a65a"),
+    "dpmpp_2m": ("#1f66c1", "#6ea8ff"),
 }
 
 
