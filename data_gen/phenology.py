@@ -172,10 +172,13 @@ _TEXTURES: dict[str, tuple[float, float, float]] = {
 KINDS = {kind: i for i, kind in enumerate(_CURVES)}
 
 
+_SCALE = np.array([1.09, 1.07, 1.13])  # what brings the 98th percentiles of a data set to those of BreizhSR
+
+
 def _yearly(points: dict[int, tuple[float, float, float]]) -> Floats:
     """(3, DAYS) reflectance, linear between the points, periodic."""
     days = np.array(list(points), dtype=np.float64)
-    values = np.array(list(points.values())).T / 100
+    values = np.array(list(points.values())).T / 100 * _SCALE[:, None]
     return np.stack([np.interp(np.arange(DAYS), days, band, period=DAYS) for band in values]).astype(np.float32)
 
 

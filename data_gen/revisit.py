@@ -17,18 +17,19 @@ _MOST = 14  # acquisitions
 def acquisition_days(generator: np.random.Generator) -> Days:
     """5 to 14 cloud-free days of a satellite that comes every fifth day, in most places on two orbits.
 
-    They come in clear spells, one in each fifth of the season, some longer than others.
+    They come in clear spells: one in each fifth of the season, and one of them is much longer than the others.
     """
     days = np.arange(FIRST + int(generator.integers(5)), LAST, 5)
     if generator.random() < 0.75:
         days = np.concatenate([days, days + int(generator.integers(2, 4))])
     days = np.sort(days[days < LAST])
-    count = int(generator.integers(_SPELLS, _MOST + 1))
+    count = _SPELLS + int(generator.binomial(_MOST - _SPELLS, 0.7))
     length = (LAST - FIRST) / _SPELLS
     middles = FIRST + length * (np.arange(_SPELLS) + generator.uniform(0.2, 0.8, _SPELLS))
-    steady = generator.dirichlet(np.full(_SPELLS, 0.6))  # how long each spell lasts
+    lasting = np.full(_SPELLS, 0.25 / (_SPELLS - 1))
+    lasting[generator.integers(_SPELLS)] = 0.75  # most further acquisitions come in one long spell
     chosen: set[int] = set()
-    for spell in (*range(_SPELLS), *generator.choice(_SPELLS, size=count - _SPELLS, p=steady)):
+    for spell in (*range(_SPELLS), *generator.choice(_SPELLS, size=count - _SPELLS, p=lasting)):
         free = days[~np.isin(days, list(chosen))]
         chosen.add(int(free[np.abs(free - middles[spell]).argmin()]))
     return np.array(sorted(chosen))

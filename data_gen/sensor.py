@@ -12,7 +12,8 @@ SCALE = 4  # 10 m / 2.5 m
 MARGIN = 12  # pixels of 2.5 m that the sensors need around a patch
 REACH = 10  # pixels of 2.5 m to either side that a pixel of 10 m sees
 _BLOCK = 15  # rows of 10 m that are resampled at a time
-MAX_SHIFT = 0.3  # pixels of 10 m: how well acquisitions of several dates are registered to each other
+MAX_SHIFT = 0.25  # pixels of 10 m: how well acquisitions of several dates are registered to each other
+NOISE = (0.001, 0.011)  # of Sentinel-2 and its atmospheric correction: reflectance, and per reflectance
 MTF_NYQUIST = 0.22  # of Sentinel-2 as a whole: optics, detector, sampling area
 
 
@@ -65,7 +66,7 @@ def sentinel2(ground: Floats, view: View, generator: np.random.Generator) -> NDA
         np.matmul(rows[: stop - start, :seen], ground[:, SCALE * start :][:, :seen], out=image[:, start:stop])
     image = np.matmul(image, columns.T)  # (3, size / 4, size / 4)
     image = image * view.gain[:, None, None] + view.haze[:, None, None]
-    image += generator.standard_normal(image.shape, dtype=np.float32) * (0.0006 + 0.006 * image)
+    image += generator.standard_normal(image.shape, dtype=np.float32) * (NOISE[0] + NOISE[1] * image)
     return (np.clip(image, 0.0001, 1.0) * 10000).round().astype(np.uint16)
 
 
@@ -79,13 +80,13 @@ class Radiometry(NamedTuple):
 
 def draw_radiometry(generator: np.random.Generator) -> Radiometry:
     """A stretch of its own for each image: brighter and bluer than Sentinel-2, and a little bent."""
-    white = np.array([0.245, 0.205, 0.172]) * generator.normal(1, 0.06) * np.exp(generator.normal(0, 0.03, 3))
+    white = np.array([0.265, 0.218, 0.190]) * generator.normal(1, 0.06) * np.exp(generator.normal(0, 0.03, 3))
     black = np.array([0.008, 0.012, 0.004]) * generator.uniform(0.3, 1.5)
     return Radiometry(black.astype(np.float32), white.astype(np.float32), float(generator.uniform(0.1, 0.4)))
 
 
 _SPOT_BANDS = np.array([[0.93, 0.07, 0.0], [0.05, 0.90, 0.05], [0.0, 0.10, 0.90]], dtype=np.float32)
-_SPOT_BLUR = 0.13  # what a pixel of SPOT takes from each of its neighbours in a row
+_SPOT_BLUR = 0.18  # what a pixel of SPOT takes from each of its neighbours in a row
 
 
 def spot(ground: Floats, radiometry: Radiometry, generator: np.random.Generator) -> NDArray[np.uint8]:
