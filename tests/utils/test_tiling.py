@@ -23,11 +23,9 @@ def layout_of(region: Box, data: st.DataObject) -> Layout:
     return plan(region, tile=tile, overlap=overlap, halo=halo)
 
 
-@given(regions, st.data())
-def test_weights_sum_to_one_in_the_region(region: Box, data: st.DataObject) -> None:
+def assert_weights_sum_to_one(layout: Layout) -> None:
     scale = 2
-    layout = layout_of(region, data)
-    fine = region.times(scale)
+    fine = layout.region.times(scale)
     total = np.zeros(fine.shape)
     weights = layout.weights(scale)
     for cell in np.random.default_rng(0).permutation(layout.order()):  # in any order
@@ -36,6 +34,16 @@ def test_weights_sum_to_one_in_the_region(region: Box, data: st.DataObject) -> N
         assert min(shared.shape) >= 0
         total[shared.slices(fine)] += weights[shared.slices(support)]
     np.testing.assert_allclose(total, 1, atol=1e-6)
+
+
+@given(regions, st.data())
+def test_weights_sum_to_one_in_the_region(region: Box, data: st.DataObject) -> None:
+    assert_weights_sum_to_one(layout_of(region, data))
+
+
+@pytest.mark.parametrize("tile", [24, 32, 40])
+def test_weights_sum_to_one_where_windows_share_most_of_themselves(tile: int) -> None:
+    assert_weights_sum_to_one(plan(Box(Span(0, 60), Span(3, 50)), tile=tile, overlap=16, halo=0))
 
 
 @given(regions, st.data())
