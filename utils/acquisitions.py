@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import rasterio
+from rasterio._err import CPLE_BaseError
 from rasterio.enums import ColorInterp
 from rasterio.errors import RasterioError
 from rasterio.io import DatasetReader
@@ -15,6 +16,7 @@ from rasterio.io import DatasetReader
 from utils.errors import ConfigError, DataError
 from utils.safe import is_safe, read_safe
 
+GDAL_ERRORS = (RasterioError, CPLE_BaseError, OSError, ValueError)  # what reading a damaged file can end in
 RASTERS = (".tif", ".tiff", ".jp2")
 DATE_TAGS = ("ACQUISITION_DATE", "SENSING_DATE", "SENSING_TIME", "PRODUCT_START_TIME", "DATETIME", "DATE", "TIMESTAMP")
 BAND_NAMES = ({"b04", "b4", "red"}, {"b03", "b3", "green"}, {"b02", "b2", "blue"})
@@ -108,7 +110,7 @@ def open_raster(path: Path) -> DatasetReader:
         raise DataError(f"{path}: not a raster image: neither a GeoTIFF nor JPEG 2000")
     try:
         return rasterio.open(path, driver="GTiff" if tiff else None)
-    except (RasterioError, OSError, ValueError):
+    except GDAL_ERRORS:
         raise DataError(f"{path}: not a raster image that GDAL can read") from None
 
 

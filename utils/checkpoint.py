@@ -10,6 +10,7 @@ import contextlib
 import math
 import pickle
 import re
+import warnings
 import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -28,7 +29,7 @@ EXPORTED = "super-resolution model"  # the `kind` of an exported file
 BEST = "model_ckpt_best.ckpt"
 _NAME = re.compile(r"model_ckpt_steps_(\d+)\.ckpt")
 
-_ADAM = {"step", "exp_avg", "exp_avg_sq"}
+_MOMENTS = ("exp_avg", "exp_avg_sq")  # of Adam
 
 State = dict[str, Tensor]
 
@@ -86,6 +87,8 @@ def _damage(path: Path) -> str | None:
                     return "is packed, which torch doesn't do: it could be of any size"
                 if sum(entry.file_size for entry in entries) > path.stat().st_size:
                     return "is damaged (its parts overlap)"
+                if any(entry.external_attr or entry.is_dir() for entry in entries):
+                    return "is damaged (a part is marked as a folder)"  # and torch would read nothing of it
                 broken = archive.testzip()
             return f"is damaged (checksum of {broken})" if broken else None
     except (OSError, zipfile.BadZipFile, RuntimeError, NotImplementedError, ValueError, EOFError) as error:
@@ -100,7 +103,9 @@ def read(path: Path) -> dict[str, Any]:
     if damage := _damage(path):
         raise DamagedCheckpoint(f"checkpoint {path} {damage}")
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # of pickle protocols that others write
+            content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         reason = re.search(r"(?:Unsupported|GLOBAL|global|class)\s[^\n]{0,120}", str(error))
         raise CheckpointError(f"checkpoint {path} is refused: {reason[0] if reason else 'not plain tensors'}") from None
@@ -304,10 +309,12 @@ def load_optimizer(optimizer: torch.optim.Optimizer, content: dict[str, Any], *,
     if beyond:
         raise CheckpointError(f"{source}: optimiser state for parameter {beyond[0]}, of {len(own)} that are trained")
     for index, entry in saved.items():
-        if not isinstance(entry, dict) or not set(entry) >= _ADAM or not all(map(_is_number, entry.values())):
+        moments = [entry.get(name) for name in _MOMENTS] if isinstance(entry, dict) else [None]
+        if not all(map(_is_plain, moments)) or not _is_number(entry.get("step")):
             raise CheckpointError(f"{source}: optimiser state of parameter {index} is not that of Adam")
-        for name, value in entry.items():
-            if isinstance(value, Tensor) and value.dim() and value.shape != own[index].shape:
+        for name in _MOMENTS:
+            value = entry[name]
+            if value.shape != own[index].shape or not value.is_floating_point():
                 raise CheckpointError(
                     f"{source}: optimiser state {name} of parameter {index} has shape {tuple(value.shape)}, "
                     f"not {tuple(own[index].shape)}"
@@ -320,8 +327,10 @@ def load_optimizer(optimizer: torch.optim.Optimizer, content: dict[str, Any], *,
 
 
 def _is_number(x: object) -> bool:
-    """A plain tensor, or a number by itself."""
-    return _is_plain(x) or (isinstance(x, int | float) and not isinstance(x, bool))
+    """A number from 0, by itself or as a tensor."""
+    if isinstance(x, Tensor):
+        return _is_plain(x) and x.dim() == 0 and x.dtype != torch.bool and 0 <= x.item() < math.inf
+    return isinstance(x, int | float) and not isinstance(x, bool) and 0 <= x < math.inf
 
 
 def remove_leftovers(folder: Path) -> None:

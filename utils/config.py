@@ -78,7 +78,7 @@ def parse_yaml(text: str, *, source: str) -> Any:
             return None
         _weigh(node, {})
         return loader.construct_document(node)
-    except (yaml.YAMLError, ValueError, RecursionError, TypeError, OverflowError) as error:
+    except Exception as error:  # PyYAML's own, and whatever its constructors do with a value of the wrong kind
         raise ConfigError(f"{source}: not readable as YAML: {' '.join(str(error).split())}") from None
 
 

@@ -14,13 +14,12 @@ from affine import Affine
 from numpy.typing import NDArray
 from rasterio.crs import CRS
 from rasterio.enums import Resampling
-from rasterio.errors import CRSError, RasterioError
 from rasterio.io import DatasetReader, DatasetWriter
 from rasterio.vrt import WarpedVRT
 from rasterio.warp import transform_bounds
 from rasterio.windows import Window, from_bounds
 
-from utils.acquisitions import Acquisition, Band, Note, open_raster
+from utils.acquisitions import GDAL_ERRORS, Acquisition, Band, Note, open_raster
 from utils.errors import ConfigError, DataError
 from utils.files import written_aside
 from utils.tiling import Box, Span
@@ -68,7 +67,11 @@ class Grid(NamedTuple):
 
 
 def grid_of(source: DatasetReader) -> Grid:
-    return Grid(source.crs, source.transform, source.height, source.width)
+    """Where a raster lies. Raises DataError for a georeference that can't be."""
+    transform = source.transform
+    if not np.isfinite(transform).all() or transform.is_degenerate:
+        raise DataError(f"{source.name}: its georeference is damaged: {tuple(transform)[:6]}")
+    return Grid(source.crs, transform, source.height, source.width)
 
 
 def region_of(grid: Grid, *, bbox: Sequence[float] | None = None, window: Sequence[int] | None = None) -> Box:
@@ -153,7 +156,7 @@ class AlignedReader:
             raise DataError(f"{path}: another size or no coordinate system, so it can't be laid over the first image")
         try:
             west, south, east, north = transform_bounds(own.crs, self._grid.crs, *own.bounds)
-        except (CRSError, RasterioError):
+        except GDAL_ERRORS:
             west = south = east = north = float("nan")
         first = self._grid.bounds
         if not (west < first[2] and first[0] < east and south < first[3] and first[1] < north):
@@ -189,7 +192,7 @@ class AlignedReader:
                 result.append(
                     source.read_masks(indexes, window=window) if masks else source.read(indexes, window=window)
                 )
-        except RasterioError:
+        except GDAL_ERRORS:
             row, column = box.rows.start, box.columns.start
             raise DataError(f"{path}: can't be read at row {row}, column {column}: damaged or cut off") from None
         return np.concatenate(result)

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from data_gen.dataset import Missing, Row, Unusable, acquisitions_of, inside, opened, pixels_of, read_rows, table_paths
 from data_gen.inspection.sources import Fault, Place, Progress, Ref, View, has_place
-from utils.acquisitions import day_in
+from utils.acquisitions import GDAL_ERRORS, day_in
 from utils.errors import DataError
 from utils.radiometry import PUBLISHED_MAXIMA
 
@@ -113,10 +113,12 @@ class RawSource:
         if self._placed:
             x, y = row.columns["x"], row.columns["y"]
             return Place(str(row.columns.get("crs", "")), x, y, self._side) if self._side else None
-        if source.crs is None:
+        try:
+            crs, transform = source.crs, source.transform
+            place = Place(crs.to_string(), transform.c, transform.f, abs(transform.a) * source.width) if crs else None
+        except GDAL_ERRORS:
             return None
-        transform = source.transform
-        return Place(source.crs.to_string(), transform.c, transform.f, abs(transform.a) * source.width)
+        return place if place is not None and np.isfinite(place[1:]).all() else None
 
 
 def _other_day(path: str, date: np.datetime64) -> bool:

@@ -6,11 +6,10 @@ from typing import NamedTuple
 
 from affine import Affine
 from rasterio.crs import CRS
-from rasterio.errors import CRSError, RasterioError
 from rasterio.warp import transform_bounds
 
 from data_gen.own.splits import Cell
-from utils.acquisitions import Acquisition, open_raster
+from utils.acquisitions import GDAL_ERRORS, Acquisition, open_raster
 from utils.errors import ConfigError, DataError
 from utils.raster import Grid, grid_of
 from utils.tiling import Box, Span
@@ -76,7 +75,7 @@ def bounds_in(acquisition: Acquisition, crs: CRS) -> Bounds:
         raise DataError(f"{path}: has no coordinate system, so nobody knows where it lies")
     try:
         found = transform_bounds(own.crs, crs, *own.bounds)
-    except (CRSError, RasterioError):
+    except GDAL_ERRORS:
         found = (math.inf,) * 4
     if not all(map(math.isfinite, found)):
         raise DataError(f"{path}: its place can't be told in {crs.to_string()}; give another --crs")
