@@ -68,9 +68,9 @@ def is_empty(folder: Path) -> bool:
 
 def write(path: Path, content: dict[str, Any]) -> None:
     """Save aside, flush, rename: the file of this name is always a whole one. Raises OSError on a full disk."""
-    with written_aside(path) as aside:
+    with written_aside(path) as aside, aside.open("wb") as file:
         try:
-            torch.save(content, aside)
+            torch.save(content, file)  # not by its name, which would end up in the file
         except RuntimeError as error:  # torch's zip writer reports a failed write this way
             raise OSError(f"writing {path.name} failed, as on a full disk") from error
 

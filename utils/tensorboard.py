@@ -1,4 +1,4 @@
-"""TensorBoard's event files, written by the thread that calls: no queue to lose rows in, and a full disk is an error."""
+"""TensorBoard's event files, written by the thread that calls: no queue to lose rows in, full disks are errors."""
 
 import io
 import os
