@@ -194,6 +194,18 @@ def test_what_is_bright_on_one_date_is_a_cloud(tmp_path: Path) -> None:
     assert np.abs(result.astype(int) - 600).max() <= 1
 
 
+def test_a_filled_hole_has_no_sharp_edge(tmp_path: Path) -> None:
+    for day, number in (("2023-08-01", 500), ("2023-08-06", 800)):
+        write_tif(tmp_path / "in" / f"{day}.tif", np.full((3, 64, 64), number, np.uint16))
+    classes = np.full((1, 64, 64), 4, np.uint8)
+    classes[:, 24:44, 24:44] = 9
+    write_tif(tmp_path / "in" / "2023-08-06_SCL.tif", classes, names=())
+    result = predict(Network(amount=1), [tmp_path / "in"], tmp_path / "out.tif", min_valid=0.1).astype(int)
+    row = result[0, 136]
+    assert (row[[0, 136, -1]] == [800, 500, 800]).all()
+    assert np.abs(np.diff(row)).max() < 40  # of 300
+
+
 @pytest.mark.parametrize("tile", [40, 1024])
 def test_cells_of_other_dates_fade_into_each_other(tmp_path: Path, tile: int) -> None:
     for day, number in (("2023-08-01", 500), ("2023-08-06", 800)):
