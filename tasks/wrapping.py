@@ -30,7 +30,7 @@ def wrap(task: Task, settings: Settings, *, world: World, report: Callable[[str]
         device_ids=[world.device] if world.device.type == "cuda" else None,
         find_unused_parameters=bool(unused_parameters(task, settings, device=world.device)),
         gradient_as_bucket_view=True,
-        broadcast_buffers=False,  # they are the same everywhere: synchronised, averaged, or constant
+        forward_sync_buffers=False,  # they are the same everywhere: synchronised, averaged, or constant
     )
 
 

@@ -53,6 +53,7 @@ class Process:
         largest_file: int | None = None,
         more_memory: int | None = None,
     ) -> None:
+        cwd.mkdir(parents=True, exist_ok=True)
         number = len(list(cwd.glob("*.stdout")))
         self._out, self._err = cwd / f"{number}.stdout", cwd / f"{number}.stderr"
         self._out.touch()
@@ -157,6 +158,25 @@ class Experiments:
             cwd=self.root,
             **options,
         )
+
+    def start_together(
+        self, size: int, name: str, config: str = "rrdb", *, of_rank: Mapping[int, dict] | None = None, **options: Any
+    ) -> list[Process]:
+        """Processes that work together, with the environment that torchrun gives them; ``of_rank``: one's own keys."""
+        self.meeting_place = torch.distributed.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+        meeting = {
+            **{"WORLD_SIZE": str(size), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(self.meeting_place.port)},
+            "TORCHELASTIC_USE_AGENT_STORE": "True",
+        }
+        runs = []
+        for rank in range(size):
+            environment = {**meeting, "RANK": str(rank), "LOCAL_RANK": str(rank)}
+            own = (of_rank or {}).get(rank, {})
+            runs.append(self.start(name, config, environment=environment, **{**options, **own}))
+        return runs
+
+    def train_together(self, size: int, name: str, config: str = "rrdb", **options: Any) -> list[Finished]:
+        return [run.wait() for run in self.start_together(size, name, config, **options)]
 
     def train(self, name: str, config: str = "rrdb", **options: Any) -> Finished:
         return self.start(name, config, **options).wait()
