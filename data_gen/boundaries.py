@@ -59,22 +59,21 @@ def paint_boundaries(canvas: Canvas, cells: Cells, boundaries: Boundaries, fresh
     g = canvas.generator
     gaps, bumps = canvas.noise(9), canvas.noise(2.2)
     at = np.flatnonzero(np.abs(cells.distance) < _REACH)
-    line = cells.line.reshape(-1)[at]
-    signed = cells.distance.reshape(-1)[at]
+    line, signed = np.take(cells.line, at), np.take(cells.distance, at)
     apart = np.abs(signed)
-    dry = fresh.reshape(-1)[at] > 0.5
+    dry = np.take(fresh, at) > 0.5
     verges = canvas.surfaces(["verge"] * 3, delay=g.normal(0, 10, 3), vary=np.full(3, 0.08))
     trees = canvas.surfaces(["oak", "oak", "oak", "willow"], delay=g.normal(0, 8, 4), vary=np.full(4, 0.1))
     ways = np.array([0, canvas.surface("lane", vary=0.1), canvas.surface("asphalt", vary=0.08)])
 
-    canvas.paint(np.clip(boundaries.verge[line] - apart + 0.5, 0, 1) * dry, verges[line % 3], at=at)
+    canvas.paint(np.clip(np.take(boundaries.verge, line) - apart + 0.5, 0, 1) * dry, np.take(verges, line % 3), at=at)
 
-    thick = np.where(signed > 0, boundaries.right[line], boundaries.left[line])
-    missing = 3 * np.clip(boundaries.gaps[line] - gaps.reshape(-1)[at] + 0.4, 0, 4)
-    grown = thick - missing + 0.55 * bumps.reshape(-1)[at]
-    crowns = np.clip(grown - np.abs(apart - boundaries.hedge[line]) + 0.5, 0, 1)
-    canvas.paint(crowns * dry, trees[line % 4], at=at, height=np.clip(1.5 + grown, 0, TREE_HEIGHT))
+    thick = np.where(signed > 0, np.take(boundaries.right, line), np.take(boundaries.left, line))
+    missing = 3 * np.clip(np.take(boundaries.gaps, line) - np.take(gaps, at) + 0.4, 0, 4)
+    grown = thick - missing + 0.55 * np.take(bumps, at)
+    crowns = np.clip(grown - np.abs(apart - np.take(boundaries.hedge, line)) + 0.5, 0, 1)
+    canvas.paint(crowns * dry, np.take(trees, line % 4), at=at, height=np.clip(1.5 + grown, 0, TREE_HEIGHT))
 
-    way = boundaries.way[line]
+    way = np.take(boundaries.way, line)
     passable = (way == _ROAD) | ((way == _LANE) & dry)
-    canvas.paint(np.clip(boundaries.half[line] - apart + 0.5, 0, 1) * passable, ways[way], at=at)
+    canvas.paint(np.clip(np.take(boundaries.half, line) - apart + 0.5, 0, 1) * passable, np.take(ways, way), at=at)

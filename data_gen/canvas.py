@@ -41,8 +41,8 @@ class Scene(NamedTuple):
         for band, colour in zip(ground, colours, strict=True):
             np.take(colour, self.label, out=band, mode="clip")
             flat = band.reshape(-1)
-            main = flat[self.mixed]
-            flat[self.mixed] = main + self.share * (colour[self.second] - main)
+            main = np.take(flat, self.mixed)
+            flat[self.mixed] = main + self.share * (np.take(colour, self.second) - main)
         ground *= light
         return ground
 
@@ -100,20 +100,21 @@ class Canvas:
         """
         if at is None:
             at = np.flatnonzero(coverage > 0.02)
-            coverage = coverage.reshape(-1)[at]
+            coverage = np.take(coverage, at)
         else:
             seen = np.flatnonzero(coverage > 0.02)
-            at, coverage = at[seen], coverage[seen]
-            label = label if isinstance(label, int) else label[seen]
-            height = height[seen] if isinstance(height, np.ndarray) else height
+            at, coverage = np.take(at, seen), np.take(coverage, seen)
+            label = label if isinstance(label, int) else np.take(label, seen)
+            height = np.take(height, seen) if isinstance(height, np.ndarray) else height
         tops, seconds, shares = self.label.reshape(-1), self.second.reshape(-1), self.share.reshape(-1)
         covers = coverage >= 0.5
-        below = tops[at]
+        below = np.take(tops, at)
         tops[at] = np.where(covers, label, below)
         seconds[at] = np.where(covers, below, label)
         shares[at] = np.where(covers, 1 - coverage, coverage)
         heights = self.height.reshape(-1)
-        heights[at] += coverage * (height - heights[at])
+        before = np.take(heights, at)
+        heights[at] = before + coverage * (height - before)
 
     def labels_of(self, kind: str) -> Indices:
         """The labels of all surfaces of a kind."""

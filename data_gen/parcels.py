@@ -73,16 +73,21 @@ def locate(plan: Plan, x: Floats, y: Floats, *, width: Floats) -> Cells:
     """The parcel and the nearest cut of each point (x, y); a cut of some ``width`` (pixels) wins that much earlier."""
     node = np.zeros(x.shape, dtype=np.intp)
     line = np.zeros(x.shape, dtype=np.intp)
-    distance = np.full(x.shape, _NEVER, dtype=np.float32)
-    nearest = np.full(x.shape, _NEVER, dtype=np.float32)
+    nearest = np.full(x.shape, 2 * _NEVER, dtype=np.float32)
+
+    def signed_distance(cut: NDArray[np.intp]) -> Floats:
+        signed = np.take(plan.normal[0], cut) * x
+        signed += np.take(plan.normal[1], cut) * y
+        signed -= np.take(plan.offset, cut)
+        return signed
+
     for _ in range(DEPTH):
-        signed = np.take(plan.normal[0], node) * x
-        signed += np.take(plan.normal[1], node) * y
-        signed -= np.take(plan.offset, node)
-        key = np.abs(signed) - np.take(width, node)
-        closer = key < nearest
-        np.copyto(nearest, key, where=closer)
-        np.copyto(distance, signed, where=closer)
-        np.copyto(line, node, where=closer)
-        node = 2 * node + 1 + (signed > 0)
-    return Cells(node - LINES, line, distance)
+        signed = signed_distance(node)
+        key = np.abs(signed)
+        key -= np.take(width, node)
+        np.copyto(line, node, where=key < nearest)
+        np.minimum(nearest, key, out=nearest)
+        node *= 2
+        node += 1
+        node += signed > 0
+    return Cells(node - LINES, line, signed_distance(line))
