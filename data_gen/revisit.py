@@ -23,7 +23,7 @@ def acquisition_days(generator: np.random.Generator) -> Days:
     if generator.random() < 0.75:
         days = np.concatenate([days, days + int(generator.integers(2, 4))])
     days = np.sort(days[days < LAST])
-    count = _SPELLS + int(generator.binomial(_MOST - _SPELLS, 0.7))
+    count = _SPELLS + int(generator.binomial(_MOST - _SPELLS, generator.uniform(0.3, 1.0)))
     length = (LAST - FIRST) / _SPELLS
     middles = FIRST + length * (np.arange(_SPELLS) + generator.uniform(0.2, 0.8, _SPELLS))
     lasting = np.full(_SPELLS, 0.25 / (_SPELLS - 1))
