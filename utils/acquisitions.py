@@ -1,7 +1,8 @@
 """Which Sentinel-2 acquisitions there are: files, bands, dates, what their numbers mean. No pixels are read here."""
 
+import contextlib
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
@@ -93,10 +94,12 @@ def find_acquisitions(
     return sorted(found, key=lambda acquisition: (acquisition.day or date.min, acquisition.name))
 
 
-def open_raster(path: Path) -> DatasetReader:
+@contextlib.contextmanager
+def open_raster(path: Path) -> Iterator[DatasetReader]:
     """A GeoTIFF or JPEG 2000 file, told by how it begins. Raises DataError for anything else.
 
-    GDAL would also follow a file that only names others, on this machine or on the network.
+    GDAL would also follow a file that only names others, on this machine or on the network. A damaged file may be
+    noticed at any time while it is open.
     """
     try:
         with path.open("rb") as file:
@@ -109,9 +112,11 @@ def open_raster(path: Path) -> DatasetReader:
     if not tiff and not begin.startswith(_JPEG_2000):
         raise DataError(f"{path}: not a raster image: neither a GeoTIFF nor JPEG 2000")
     try:
-        return rasterio.open(path, driver="GTiff" if tiff else None)
-    except GDAL_ERRORS:
-        raise DataError(f"{path}: not a raster image that GDAL can read") from None
+        with rasterio.open(path, driver="GTiff" if tiff else None) as source:
+            yield source
+    except GDAL_ERRORS as error:
+        said = " ".join(str(error.__cause__ or error).split())[:200]
+        raise DataError(f"{path}: not a raster image that GDAL can read: {said}") from None
 
 
 def day_in(text: str) -> date | None:

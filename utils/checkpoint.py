@@ -245,10 +245,11 @@ def _from_folder(folder: Path, *, which: str, report: Callable[[str], object]) -
 def _exported(path: Path, content: dict[str, Any]) -> Saved:
     config, state, step = content.get("config"), content.get("state_dict"), content.get("global_step")
     named = isinstance(config, dict) and all(isinstance(name, str) for name in config)
-    if not named or not _is_state(state) or not _is_step(step):
+    averaged = content.get("averaged", False)
+    if not named or not _is_state(state) or not _is_step(step) or not isinstance(averaged, bool):
         raise CheckpointError(f"{path} is no whole exported model: it needs config, state_dict and global_step")
     _check_maxima(content, path)
-    return Saved(path, step, state, bool(content.get("averaged")), config, content)  # type: ignore[arg-type]
+    return Saved(path, step, state, averaged, config, content)  # type: ignore[arg-type]
 
 
 def load_weights(model: nn.Module, state: State, *, source: Path) -> str:

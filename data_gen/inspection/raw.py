@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data_gen.dataset import Missing, Row, Unusable, acquisitions_of, inside, opened, pixels_of, read_rows, table_paths
-from data_gen.inspection.sources import Fault, Place, Progress, Ref, View, has_place
+from data_gen.inspection.sources import FARTHEST, Fault, Place, Progress, Ref, View, has_place
 from utils.acquisitions import GDAL_ERRORS, day_in
 from utils.errors import DataError
 from utils.radiometry import PUBLISHED_MAXIMA
@@ -118,7 +118,7 @@ class RawSource:
             place = Place(crs.to_string(), transform.c, transform.f, abs(transform.a) * source.width) if crs else None
         except GDAL_ERRORS:
             return None
-        return place if place is not None and np.isfinite(place[1:]).all() else None
+        return place if place is not None and all(abs(number) < FARTHEST for number in place[1:]) else None
 
 
 def _other_day(path: str, date: np.datetime64) -> bool:

@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 
 from utils.tables import Key
 
+FARTHEST = 1e9  # metres: no coordinate on Earth is larger
+
 Progress = Callable[[Iterable[Any], str], Iterable[Any]]
 
 
@@ -79,4 +81,4 @@ class Source(Protocol):
 
 def has_place(columns: dict[str, Any]) -> bool:
     """Whether a row says where its patch lies."""
-    return all(isinstance(columns.get(name), int | float) and np.isfinite(columns[name]) for name in ("x", "y"))
+    return all(isinstance(columns.get(name), int | float) and abs(columns[name]) < FARTHEST for name in ("x", "y"))

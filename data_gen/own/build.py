@@ -21,7 +21,7 @@ from rasterio.crs import CRS
 
 from data_gen.own.grid import Bounds, PatchGrid, bounds_in, choose_grid, overlap
 from data_gen.own.splits import SPLITS, Cell, assign
-from utils.acquisitions import Acquisition
+from utils.acquisitions import Acquisition, open_raster
 from utils.errors import DataError
 from utils.files import folder_written_aside, write_text
 from utils.raster import AlignedReader, Grid, gdal_memory
@@ -171,7 +171,7 @@ def _stretch(images: Sequence[Image], grid: PatchGrid, wanted: Wanted) -> tuple[
     for image in images:
         step = max(1, len(image.cells) // _SAMPLED)
         pixels, boxes = grid.over(image.cells, resolution=grid.resolution)
-        with rasterio.open(image.acquisition.bands[0][0]) as source:
+        with open_raster(image.acquisition.bands[0][0]) as source:
             eight_bit = eight_bit and source.dtypes[0] == "uint8"
         with _laid(image.acquisition, pixels) as reader:
             for cell in image.cells[::step]:

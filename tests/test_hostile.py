@@ -1,0 +1,652 @@
+"""Hostile and broken files at every door: nothing they ask for runs, a refusal is one line, nothing is half written.
+
+Tables, stores and configurations have tests of their own as well (tests/utils/test_tables.py, test_store.py,
+test_config.py); here whole files are thrown at what commands do with them. MISR_SOAK=1 tries 10,000 of each.
+"""
+
+import contextlib
+import io
+import math
+import pickle
+import random
+import shutil
+import struct
+import tarfile
+import zipfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import rasterio
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from data_gen.inspection.look import look
+from data_gen.own.build import Wanted, build
+from tasks.build import build_task, check
+from tasks.experiment import open_experiment, translated
+from tasks.learner import Learner
+from tests.data import prepare_quietly, write_raster, write_raw
+from tests.golden import ROOT
+from tests.pickles import Call, Name, dumps
+from tests.soak import examples
+from tests.trainings import run
+from utils.acquisitions import find_acquisitions, open_raster
+from utils.checkpoint import EXPORTED, file_name, load_weights, open_saved, read, read_training
+from utils.config import parse_yaml, settings_from
+from utils.dataloader import BreizhSRDataset, training_loader
+from utils.distributed import world
+from utils.errors import CheckpointError, ConfigError, DataError, TrainingError, UserError
+from utils.lpips import load_lpips
+from utils.raster import AlignedReader, grid_of
+from utils.settings import KEYS
+from utils.store import MANIFEST, checksum, read_manifest
+from utils.tables import ALLOWED, Table, read_table
+
+FUZZ = settings(
+    max_examples=examples(200), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)  # fmt: skip
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Pickles that run something where they are trusted
+
+
+def payloads(canary: Path) -> dict[str, Any]:
+    """Each makes the canary file, or would with some help."""
+    touch, python = f"touch {canary}", f"open({str(canary)!r}, 'w').close()"
+    system = Call(Name("os", "system"), (touch,))
+    tensor = Name("torch._utils", "_rebuild_tensor_v2")
+    return {
+        "os.system": system,
+        "posix.system": Call(Name("posix", "system"), (touch,)),
+        "eval": Call(Name("builtins", "eval"), (python,)),
+        "exec": Call(Name("builtins", "exec"), (python,)),
+        "python 2's eval": Call(Name("__builtin__", "eval"), (python,)),
+        "subprocess": Call(Name("subprocess", "call"), (["touch", str(canary)],)),
+        "in a tensor": Call(tensor, (system, 0, (1,), (1,), False, Call(Name("collections", "OrderedDict")))),
+        "in a dictionary": Call(Name("collections", "OrderedDict"), ([["weight", system]],)),
+        "in a state": Call(Name("collections", "OrderedDict"), (), state={"hook": system}),
+        "in an attribute": Call(Name("torch.nn.modules.linear", "Linear"), (1, 1), state={"forward": system}),
+        "nested": {"state_dict": {"model": {"a": [Call(Name("builtins", "map"), (Name("os", "system"), [touch]))]}}},
+        "partial": Call(Call(Name("functools", "partial"), (Name("os", "system"), touch))),
+        "getattr": Call(Call(Name("builtins", "getattr"), (Name("os", "system"), "__call__")), (touch,)),
+        "another pickle": Call(Name("pickle", "loads"), (dumps(system),)),
+        "another file of torch's": Call(Name("torch.storage", "_load_from_bytes"), (legacy(dumps(system)),)),
+        "pathlib": Call(Name("pathlib", "Path.touch"), (Call(Name("pathlib", "Path"), (str(canary),)),)),
+        "a module by importing it": Call(Name("antigravity", "geohash"), (1, 2, b"")),
+        "numpy's runner": Call(Name("numpy.testing._private.utils", "runstring"), (python, {})),
+        "site's": Call(Name("code", "InteractiveInterpreter.runsource"), (python,)),
+    }
+
+
+RUN_WHERE_TRUSTED = ("os.system", "eval", "exec", "subprocess", "in a dictionary", "another pickle")
+
+
+def legacy(content: bytes) -> bytes:
+    """A file as torch.save wrote it before it wrote zip archives: magic number, version, system, object, storages."""
+    head = pickle.dumps(0x1950A86A20F9469CFC6C, protocol=2) + pickle.dumps(1001, protocol=2)
+    system = pickle.dumps({"protocol_version": 1001, "little_endian": True, "type_sizes": {}}, protocol=2)
+    return head + system + content + pickle.dumps([], protocol=2)
+
+
+def archive(content: bytes, *, compression: int = zipfile.ZIP_STORED) -> bytes:
+    """A file as torch.save writes it."""
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w", compression) as target:
+        for name, part in (("data.pkl", content), ("byteorder", b"little"), ("version", b"3\n")):
+            target.writestr(f"archive/{name}", part)
+        _as_torch_marks_them(target)
+    return file.getvalue()
+
+
+def _as_torch_marks_them(target: zipfile.ZipFile) -> None:
+    for entry in target.infolist():
+        entry.external_attr = 0
+
+
+def tar(content: bytes) -> bytes:
+    """A file as torch.save wrote it in 2016, with a way out of the folder it is unpacked to."""
+    file = io.BytesIO()
+    with tarfile.open(fileobj=file, mode="w") as target:
+        for name in ("sys_info", "pickle", "tensors", "storages", "../canary"):
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            target.addfile(info, io.BytesIO(content))
+    return file.getvalue()
+
+
+CONTAINERS: dict[str, Callable[[bytes], bytes]] = {
+    "zip": archive,
+    "legacy": legacy,
+    "tar": tar,
+    "bare": lambda content: content,
+}
+
+
+def load_lpips_from(path: Path) -> object:
+    return load_lpips(path)
+
+
+def open_folder(path: Path) -> object:
+    return open_saved(path.parent, report=lambda line: None)
+
+
+DOORS: list[tuple[Callable[[Path], object], type[UserError]]] = [
+    (read, CheckpointError),
+    (open_folder, CheckpointError),
+    (load_lpips_from, CheckpointError),
+    (read_table, DataError),
+]
+
+
+@pytest.mark.parametrize("case", payloads(Path("canary")))
+@pytest.mark.parametrize("container", CONTAINERS)
+def test_payloads_are_refused_at_every_door(tmp_path: Path, case: str, container: str) -> None:
+    canary, path = tmp_path / "canary", tmp_path / file_name(5)
+    for protocol in (2, 4):
+        path.write_bytes(CONTAINERS[container](dumps(payloads(canary)[case], protocol=protocol)))
+        for door, error in DOORS:
+            with pytest.raises(error) as refusal:
+                door(path)
+            assert "\n" not in str(refusal.value)
+            assert not canary.exists() and list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("case", RUN_WHERE_TRUSTED)
+@pytest.mark.parametrize("container", ["zip", "legacy"])
+def test_the_corpus_would_have_run(tmp_path: Path, case: str, container: str) -> None:
+    """The canary appears where such a file is trusted: the corpus is no dummy."""
+    canary, path = tmp_path / "canary", tmp_path / "model.ckpt"
+    path.write_bytes(CONTAINERS[container](dumps(payloads(canary)[case])))
+    with contextlib.suppress(Exception):
+        torch.load(path, weights_only=False)
+    assert canary.exists()
+
+
+def test_a_refusal_names_what_was_asked_for(tmp_path: Path) -> None:
+    path = tmp_path / "model.ckpt"
+    path.write_bytes(archive(dumps(payloads(tmp_path)["posix.system"])))
+    with pytest.raises(CheckpointError, match=r"refused: .*posix\.system"):
+        read(path)
+
+
+def test_packed_archives_are_refused(tmp_path: Path) -> None:
+    """A gigabyte of zeros is a megabyte, packed."""
+    path = tmp_path / "model.ckpt"
+    path.write_bytes(archive(pickle.dumps({"a": bytes(10**6)}), compression=zipfile.ZIP_DEFLATED))
+    with pytest.raises(CheckpointError, match="packed"):
+        read(path)
+
+
+@pytest.mark.parametrize("shape", [(1 << 40,), (1 << 20, 1 << 20), (-1,)])
+def test_tensors_of_absurd_sizes_are_refused(tmp_path: Path, shape: tuple[int, ...]) -> None:
+    """They claim what their storage hasn't."""
+    whole = tmp_path / "whole.ckpt"
+    torch.save({"a": torch.zeros(2)}, whole)
+    with zipfile.ZipFile(whole) as source:
+        parts = {name: source.read(name) for name in source.namelist()}
+    name = next(name for name in parts if name.endswith("data.pkl"))
+    size = b"".join(b"\x8a\x08" + struct.pack("<q", number) for number in shape)  # LONG1
+    parts[name] = parts[name].replace(b"K\x02\x85", b"(" + size + b"t", 1)
+    path = tmp_path / "model.ckpt"
+    with zipfile.ZipFile(path, "w") as target:
+        for part, content in parts.items():
+            target.writestr(part, content)
+        _as_torch_marks_them(target)
+    with pytest.raises(CheckpointError, match=r"damaged|refused|memory"):
+        read(path)
+
+
+def test_hostile_yaml_is_refused(tmp_path: Path) -> None:
+    canary = tmp_path / "canary"
+    bomb = "a: &a [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
+        f"{name}: &{name} [{', '.join(['*' + before] * 10)}]\n"
+        for before, name in zip("abcdefgh", "bcdefghi", strict=True)
+    )
+    merges = "a: &a {x: 1}\n" + "".join(
+        f"{name}: &{name} {{<<: [{', '.join(['*' + before] * 10)}]}}\n"
+        for before, name in zip("abcdefgh", "bcdefghi", strict=True)
+    )
+    for text in (
+        f"a: !!python/object/apply:os.system ['touch {canary}']",
+        f"a: !!python/object/new:os.system ['touch {canary}']",
+        "a: !!python/name:os.system",
+        "a: !!python/module:os",
+        f"!!python/object/apply:subprocess.check_call [['touch', '{canary}']]: 1",
+        f"!!map {{? !!python/object/apply:os.system ['touch {canary}'] : 1}}",
+        "a: &a [*a]",
+        "&a {x: *a}",
+        "a: " + "[" * 5000 + "]" * 5000,
+        "a: " + "{b: " * 3000 + "1" + "}" * 3000,
+        bomb,
+        merges,
+        "a: !!binary '====='",
+        "a: !!timestamp 'x'",
+        "a: !!int ''",
+        "a: 2001-99-99",
+        "a: " + "9" * 5000,
+        "? [a]\n: 1",
+        "? {a: 1}\n: 1",
+        "a: \x01",
+        "lr: .inf",
+        "hidden_size: 0x" + "f" * 4000,
+        "num_block: 1e300",
+        "max_updates: 99999999999999999999",
+        "data_root: {a: 1}",
+        "augment: [[[[flips]]]]",
+        "augment: {a: " + "[" * 40 + "]" * 40 + "}",
+    ):
+        with pytest.raises(ConfigError) as refusal:
+            flat = parse_yaml(text, source="a.yaml")
+            settings_from(flat if isinstance(flat, dict) else {"": flat}, source="a.yaml")
+        assert "\n" not in str(refusal.value) and len(str(refusal.value)) < 1000
+    assert not canary.exists()
+
+
+def test_a_raster_that_is_a_description_of_others_is_not_followed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """GDAL's virtual format names files, addresses on the network, and, where that is allowed, code."""
+    canary = tmp_path / "canary"
+    monkeypatch.setenv("GDAL_VRT_ENABLE_PYTHON", "YES")
+    secret = write_raster(tmp_path / "secret.tif", np.full((3, 8, 8), 7, dtype=np.uint16))
+    code = f"import pathlib\ndef f(*a): pathlib.Path({str(canary)!r}).touch()"
+    path = tmp_path / "20180601.tif"
+    path.write_text(
+        '<VRTDataset rasterXSize="8" rasterYSize="8"><VRTRasterBand dataType="Byte" band="1" '
+        f'subClass="VRTDerivedRasterBand"><PixelFunctionType>f</PixelFunctionType><PixelFunctionLanguage>Python'
+        f"</PixelFunctionLanguage><PixelFunctionCode><![CDATA[{code}]]></PixelFunctionCode><SimpleSource>"
+        f"<SourceFilename>{secret}</SourceFilename><SourceBand>1</SourceBand></SimpleSource>"
+        "</VRTRasterBand></VRTDataset>"
+    )
+    with rasterio.open(path) as source:
+        assert source.driver == "VRT"  # GDAL alone would take it
+    with pytest.raises(DataError, match="neither a GeoTIFF nor JPEG 2000"), open_raster(path):
+        pass
+    root = write_raw(tmp_path / "raw", train=1, val=1, test=1, hr_size=32, dates=2)
+    shutil.copy(path, next((root / "sen2").glob("**/*.tif")))
+    _, findings = look(root, sample=0, progress=lambda items, what: items)
+    assert any(finding.check == "files" and finding.level == "error" for finding in findings)
+    assert not canary.exists()
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Configurations
+
+fragments = st.sampled_from(
+    [*KEYS, "backbone", "base_config", "=", ",", ".", "[", "]", "{", "}", "'", '"', " ", ":", "&a", "*a", "<<", "!!",
+     "|", "1e-4", "-1", "0", "8", "1e999", ".nan", ".inf", "0x1f", "true", "off", "~", "null", "srdiff", "rrdb",
+     "hr_ltae", "none", "../..", "/etc", "é", "\u0000", "\n", "---", "!!python/name:os.system", "9" * 400, "[" * 60]
+)  # fmt: skip
+odd_values = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(-3, 20),
+    st.integers(),
+    st.floats(),
+    st.text(max_size=8),
+    st.sampled_from(["rrdb", "srdiff", "highresnet", "hr_ltae", "bicubic", "none", "1|2", "linear", "../x", "/etc"]),
+    st.lists(st.one_of(st.integers(), st.text(max_size=3)), max_size=3),
+    st.dictionaries(st.sampled_from([*KEYS][:12]), st.integers(), max_size=2),
+)
+SMALL = {"hidden_size": 8, "num_block": 1, "timesteps": 4, "unet_dim_mults": "1|2", "conditioner": "none"}
+
+
+@FUZZ
+@given(text=st.lists(fragments, max_size=14).map("".join))
+def test_any_hparams(text: str) -> None:
+    """Overrides become settings or one line."""
+    with pytest.MonkeyPatch.context() as patch, contextlib.suppress(ConfigError, CheckpointError):
+        patch.chdir(ROOT)
+        experiment = open_experiment(
+            config=ROOT / "configs" / "rrdb" / "rrdb.yaml", name="nowhere/at_all", hparams=text, reset=False,
+            report=lambda line: None,
+        )  # fmt: skip
+        check(experiment.settings)
+
+
+@FUZZ
+@given(
+    flat=st.dictionaries(st.one_of(st.sampled_from([*KEYS, "backbone"]), st.text(max_size=6)), odd_values, max_size=6),
+    task=st.sampled_from(["rrdb", "highresnet", "hr_ltae", "rrdb_ltae", "rrdb_highresnet", "srdiff", "bicubic"]),
+)
+def test_any_configuration(flat: dict[str, Any], task: str) -> None:
+    """Keys with odd values become a task that is ready to train, or one line. Large ones are not tried."""
+    flat = {"trainer_cls": task, **SMALL, **flat}
+    try:
+        found = settings_from(translated(flat, source="a.yaml"), source="a.yaml")
+        check(found)
+        sizes = [found.model.hidden_size, found.model.num_block, found.model.num_layers, found.diffusion.timesteps,
+                 found.model.ltae_heads, found.model.ltae_d_k, found.diffusion.rrdb_num_feat]  # fmt: skip
+        if math.prod(max(1, size // 8) for size in sizes) < 300 and found.model.ltae_d_model < 300:
+            build_task(found)
+    except (ConfigError, CheckpointError, TrainingError) as error:
+        assert str(error)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Tables
+
+names = st.sampled_from(
+    [Name(*pair) for pair in sorted(ALLOWED)] + [Name("os", "system"), Name("builtins", "eval"), Name("pandas", "eval")]
+)
+leaves = st.one_of(
+    names, st.none(), st.integers(-5, 300), st.text(max_size=5), st.binary(max_size=9), st.just(slice(0, 1, 1)),
+    st.sampled_from(["_data", "_mgr", "values", "i8", "O8", "M8", "<", "ns", b"\x07\xe2\x06\x0f\x0b\0\0\0\0\0"]),
+)  # fmt: skip
+programs = st.recursive(
+    leaves,
+    lambda parts: st.one_of(
+        st.lists(parts, max_size=4).map(tuple),
+        st.lists(parts, max_size=3),
+        st.dictionaries(st.sampled_from(["_data", "_mgr", "data", "dtype", "categories", 0]), parts, max_size=3),
+        st.builds(
+            Call, st.one_of(names, parts), st.lists(parts, max_size=5).map(tuple), parts, st.booleans()
+        ),
+    ),
+    max_leaves=12,
+)  # fmt: skip
+
+
+@FUZZ
+@given(program=programs, protocol=st.integers(2, 5))
+def test_any_program_of_allowed_names(tmp_path: Path, program: Any, protocol: int) -> None:
+    """Whatever a pickle asks for, it is a table or a DataError."""
+    path = tmp_path / "dataset_train.pkl"
+    path.write_bytes(dumps(program, protocol=protocol))
+    try:
+        assert isinstance(read_table(path), Table)
+    except DataError as error:
+        assert str(path) in str(error) and len(str(error)) < 2000
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Raw roots and stores
+
+
+@pytest.fixture(scope="module")
+def raw(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_raw(tmp_path_factory.mktemp("raw"), train=2, val=1, test=1, hr_size=32, dates=2)
+
+
+@pytest.fixture(scope="module")
+def prepared(raw: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("prepared") / "store"
+    prepare_quietly(raw, output=folder)
+    return folder
+
+
+def damaged(content: bytes, rng: random.Random) -> bytes:
+    """A few bytes changed, most of them where the headers are, or the end cut off."""
+    changed = bytearray(content)
+    for _ in range(rng.randrange(1, 12)):
+        changed[rng.randrange(min(len(changed), rng.choice([64, 500, len(changed)])))] = rng.randrange(256)
+    return bytes(changed[: rng.randrange(len(changed))] if rng.random() < 0.3 else changed)
+
+
+@contextlib.contextmanager
+def one_damaged(files: list[Path], seed: int) -> Iterator[Path]:
+    """One of some files is damaged for a while."""
+    rng = random.Random(seed)
+    path = rng.choice(files)
+    whole = path.read_bytes()
+    path.write_bytes(damaged(whole, rng))
+    try:
+        yield path
+    finally:
+        path.write_bytes(whole)
+
+
+@FUZZ
+@given(seed=st.integers(0, 2**32))
+def test_any_damage_to_a_raw_root(raw: Path, tmp_path: Path, seed: int) -> None:
+    """A look at it gives verdicts; preparing it gives a whole store, or a DataError and none."""
+    files = [path for path in sorted(raw.rglob("*")) if path.suffix in (".tif", ".pkl")]
+    output = tmp_path / "store"
+    shutil.rmtree(output, ignore_errors=True)
+    with one_damaged(files, seed):
+        if seed % 2:
+            with contextlib.suppress(DataError):
+                evidence, findings = look(raw, sample=0, progress=lambda items, what: items)
+                assert findings and evidence.patches
+            return
+        try:
+            manifest = prepare_quietly(raw, output=output)
+        except DataError:
+            assert not (output / MANIFEST).exists()
+            return
+    assert read_manifest(output) == manifest
+    for shards in manifest.splits.values():
+        assert all(checksum(output / shard.file) == shard.sha256 for shard in shards)
+
+
+tensors = st.sampled_from(
+    [torch.zeros(3), torch.full((3, 3), math.nan), torch.zeros(0), torch.tensor(5),
+     torch.zeros(2, dtype=torch.complex64), torch.zeros(3, 8, 8, dtype=torch.uint8), torch.eye(3).to_sparse(),
+     torch.zeros(1).expand(1 << 20), torch.zeros(4, dtype=torch.bool)]
+)  # fmt: skip
+things = st.one_of(
+    tensors, st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=5),
+    st.lists(st.integers(), max_size=3),
+    st.dictionaries(st.one_of(st.text(max_size=4), st.integers()), st.integers(), max_size=3),
+)  # fmt: skip
+
+
+def places(x: Any, where: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    """Every place in nested containers."""
+    children = x.items() if isinstance(x, dict) else enumerate(x) if isinstance(x, list) else ()
+    return [where] + [place for key, child in children for place in places(child, (*where, key))]
+
+
+def put(x: Any, rng: random.Random, thing: Any) -> None:
+    """Replace, add or remove something somewhere in nested containers."""
+    *way, last = rng.choice(places(x)[1:])
+    target = x
+    for step in way:
+        target = target[step]
+    if rng.random() < 0.2 and isinstance(target, dict):
+        del target[last]
+    else:
+        target[last] = thing
+
+
+@FUZZ
+@given(seed=st.integers(0, 2**32), thing=things)
+def test_any_content_of_a_shard(prepared: Path, tmp_path: Path, seed: int, thing: Any) -> None:
+    """A store with another thing in a shard is opened and looked at, or a DataError."""
+    folder = tmp_path / "store"
+    if not folder.exists():
+        shutil.copytree(prepared, folder)
+    shard = torch.load(prepared / "train-00000.pt", weights_only=True)
+    put(shard, random.Random(seed), thing)
+    path = folder / "train-00000.pt"
+    path.unlink()  # a mapped file must not change under its readers
+    torch.save(shard, path)
+    manifest = (prepared / MANIFEST).read_text()
+    before = (prepared / path.name).stat().st_size
+    (folder / MANIFEST).write_text(manifest.replace(f'"bytes": {before}', f'"bytes": {path.stat().st_size}'))
+    with contextlib.suppress(DataError):
+        look(folder, sample=0, progress=lambda items, what: items)
+        dataset = BreizhSRDataset(folder, "train", sen2_amount=2)
+        for position in range(len(dataset)):
+            dataset[position]
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Checkpoints
+
+
+@pytest.fixture(scope="module")
+def learner(prepared: Path) -> Iterator[Learner]:
+    """A tiny training that has done a step."""
+    flat = {"trainer_cls": "highresnet", "hidden_size": 4, "num_layers": 0, "batch_size": 2, "ema_decay": 0.9}
+    found = settings_from(flat, source="tiny")
+    with world("cpu") as here:
+        data = BreizhSRDataset(prepared, "train", sen2_amount=2)
+        made = Learner(build_task(found), found, data=data, world=here, report=lambda line: None)
+        made.train_step(iter(training_loader(data, batch_size=2, seed=1, stop_step=1)))
+        yield made
+
+
+@pytest.fixture(scope="module")
+def checkpoint(learner: Learner, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("checkpoint") / file_name(1)
+    torch.save(learner.content(), path)
+    return path
+
+
+def test_the_checkpoint_is_whole(learner: Learner, checkpoint: Path) -> None:
+    learner.restore(read_training(checkpoint), source=checkpoint)
+    assert open_saved(checkpoint, report=lambda line: None).averaged
+
+
+@FUZZ
+@given(seed=st.integers(0, 2**32), thing=things)
+def test_any_content_of_a_checkpoint(learner: Learner, checkpoint: Path, tmp_path: Path, seed: int, thing: Any) -> None:
+    """Another thing somewhere in a checkpoint: it is gone on from, or a CheckpointError."""
+    content = torch.load(checkpoint, weights_only=True)
+    rng = random.Random(seed)
+    put(content, rng, thing)
+    path = tmp_path / file_name(1)
+    torch.save(content, path)
+    with contextlib.suppress(CheckpointError):
+        if seed % 2:
+            saved = open_saved(path, report=lambda line: None)
+            load_weights(learner.task.model, saved.state, source=path)
+        else:
+            learner.restore(read_training(path), source=path)
+            assert 0 <= learner.step < 2**31 and 0 <= learner.rate < math.inf
+
+
+@FUZZ
+@given(seed=st.integers(0, 2**32), thing=things)
+def test_any_content_of_an_exported_model(
+    learner: Learner, checkpoint: Path, tmp_path: Path, seed: int, thing: Any
+) -> None:
+    content = {
+        "kind": EXPORTED, "format_version": 1, "global_step": 1, "averaged": False, "maxima": [0.2, 0.2, 0.1],
+        "config": {"trainer_cls": "highresnet", "hidden_size": 4, "num_layers": 0}, "provenance": {},
+        "state_dict": read_training(checkpoint)["state_dict"]["model"],
+    }  # fmt: skip
+    put(content, random.Random(seed), thing)
+    path = tmp_path / "model.pt"
+    torch.save(content, path)
+    with contextlib.suppress(CheckpointError, ConfigError):
+        found = open_experiment(config=path, name="nowhere", hparams="", reset=False, report=lambda line: None)
+        check(found.settings)
+        saved = open_saved(path, report=lambda line: None)
+        load_weights(learner.task.model, saved.state, source=path)
+
+
+@FUZZ
+@given(seed=st.integers(0, 2**32))
+def test_any_damage_to_a_checkpoint(checkpoint: Path, tmp_path: Path, seed: int) -> None:
+    """Bytes changed anywhere: the checksums tell, or nothing of the content has changed."""
+    rng = random.Random(seed)
+    path = tmp_path / file_name(1)
+    path.write_bytes(damaged(checkpoint.read_bytes(), rng))
+    try:
+        state = read_training(path)["state_dict"]["model"]
+    except CheckpointError as error:
+        assert "\n" not in str(error)
+        return
+    whole = read_training(checkpoint)["state_dict"]["model"]
+    assert all(torch.equal(state[name], whole[name]) for name in whole)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Images of one's own
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("images")
+    rng = np.random.default_rng(0)
+    write_raster(folder / "hr" / "20180615.tif", rng.integers(1, 255, (3, 128, 128), dtype=np.uint8), resolution=2.5)
+    for day in ("20180601", "20180612"):
+        write_raster(folder / "s2" / f"{day}.tif", rng.integers(100, 900, (3, 32, 32), dtype=np.uint16))
+    return folder
+
+
+@FUZZ
+@given(seed=st.integers(0, 2**32))
+def test_any_damage_to_a_geotiff(images: Path, seed: int) -> None:
+    """It is laid on another's grid, or a DataError."""
+    with one_damaged([images / "s2" / "20180601.tif"], seed) as path, contextlib.suppress(DataError, ConfigError):
+        found = find_acquisitions([path], note=lambda text: None)
+        with rasterio.open(images / "s2" / "20180612.tif") as source:
+            grid = grid_of(source)
+        reader = AlignedReader(found[0], grid, lambda text: None)
+        try:
+            assert reader.read(grid.box).reflectance.shape == (3, 32, 32)
+        finally:
+            reader.close()
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(seed=st.integers(0, 2**32))
+def test_a_data_set_from_damaged_images_is_whole_or_absent(images: Path, tmp_path: Path, seed: int) -> None:
+    output = tmp_path / "own"
+    shutil.rmtree(output, ignore_errors=True)
+    wanted = Wanted(patch=32, gap=0, clouds=False)
+    with one_damaged(sorted(images.glob("*/*.tif")), seed):
+        try:
+            truths = find_acquisitions([images / "hr" / "20180615.tif"], scale=1, note=lambda text: None)
+            views = find_acquisitions([images / "s2"], note=lambda text: None)
+            build(truths, views, output, wanted, say=lambda line: None, progress=lambda items, what: items)
+        except (DataError, ConfigError):
+            assert list(tmp_path.iterdir()) == []
+            return
+    evidence, _ = look(output, sample=0, progress=lambda items, what: items)
+    assert sum(evidence.patches.values()) and not [fault for fault in evidence.faults if fault.check == "files"]
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Whole commands: the documented exit code, one line, nothing run, nothing written
+
+
+def test_commands(raw: Path, prepared: Path, checkpoint: Path, tmp_path: Path) -> None:
+    canary, here = tmp_path / "canary", tmp_path / "here"
+    here.mkdir()
+    evil = dumps(payloads(canary)["os.system"])
+    hostile_raw = shutil.copytree(raw, tmp_path / "raw")
+    (hostile_raw / "dataset_test.pkl").write_bytes(evil)
+    folder = here / "checkpoints" / "evil"
+    folder.mkdir(parents=True)
+    (folder / file_name(3)).write_bytes(archive(evil))
+    (folder / "config.yaml").write_text("trainer_cls: rrdb\nhidden_size: 4\nnum_block: 1\n")
+    (tmp_path / "evil.yaml").write_text(f"trainer_cls: !!python/object/apply:os.system ['touch {canary}']\n")
+    config = ROOT / "configs" / "rrdb" / "rrdb.yaml"
+    trainer, before = "tasks/trainer.py", sorted(hostile_raw.rglob("*"))
+    for code, script, *arguments in (
+        (3, "data_gen/preprocess_data.py", hostile_raw),
+        (3, "data_gen/check.py", hostile_raw),
+        (4, trainer, "--config", folder / "config.yaml", "--exp_name", "evil", "--infer"),
+        (4, trainer, "--config", config, "--exp_name", "new", "--hparams", f"init_from={folder},data_root={prepared}"),
+        (4, trainer, "--config", folder / file_name(3), "--exp_name", "new", "--infer"),
+        (2, trainer, "--config", tmp_path / "evil.yaml", "--exp_name", "new"),
+        (2, trainer, "--config", config, "--exp_name", "../../new"),
+        (2, trainer, "--config", config, "--exp_name", "new", "--hparams", "data_root=" + "x" * 5000),
+        (
+            2,
+            trainer,
+            "--config",
+            config,
+            "--exp_name",
+            "new",
+            "--hparams",
+            f"data_root=!!python/name:os.system {canary}",
+        ),
+        (3, "data_gen/build_dataset.py", "--hr", tmp_path / "evil.yaml", "--lr", tmp_path, "--output", here / "own"),
+    ):
+        done = run(script, *arguments, cwd=here)
+        assert done.returncode == code, (arguments, done.stdout, done.stderr)
+        lines = done.stderr.strip().splitlines()
+        assert lines[-1].startswith(f"{Path(script).name}: error: ") and "Traceback" not in done.stderr, done.stderr
+    assert not canary.exists()
+    assert sorted(hostile_raw.rglob("*")) == before and not (here / "own").exists()
+    assert not (here / "checkpoints" / "new" / "config.yaml").exists()
