@@ -92,15 +92,18 @@ def test_gradients_are_exchanged_once_a_step(experiments: Experiments) -> None:
         assert torch.allclose(value, other[name], atol=2e-4), name
 
 
-def test_batch_statistics_stay_the_same_everywhere(experiments: Experiments) -> None:
+def test_batch_statistics_are_those_of_all_processes(experiments: Experiments) -> None:
     """Each process normalises by its own share, and says so; the running statistics are their means."""
-    first, second = experiments.train_together(2, "two", "hr_ltae", **SHARED, ltae_dropout=0)
+    options: dict[str, object] = {**SHARED, "max_updates": 1, "ema_decay": 0.5}
+    first, second = experiments.train_together(2, "two", "hr_ltae", **options)
     assert "BatchNorm: each process normalises by its own share of a batch" in first.succeeded().stderr
     second.succeeded()
-    rows = table(experiments.folder("two") / "val_res.csv")
-    experiments.infer("two", "hr_ltae", **SHARED, extra=("--split", "val"))
-    mean = json.loads((experiments.folder("two") / "summary.json").read_text())["metrics"]["psnr"]["mean"]
-    assert rows[-1]["psnr"] == pytest.approx(mean, rel=1e-6), "the weights that were validated were saved"
+    experiments.train("one", "hr_ltae", **options).succeeded()
+    # The first step's weights were the same; what is left is the dropout of the attention.
+    name = "temporal_encoder.mlp.1.running_mean"
+    for part in (lambda content: content["state_dict"]["model"], lambda content: content["ema"]):
+        one, two = (part(experiments.checkpoint(which, 1))[name] for which in ("one", "two"))
+        assert (one - two).norm() / one.norm() < 0.02
 
 
 def test_parameters_without_use(experiments: Experiments) -> None:
