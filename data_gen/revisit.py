@@ -47,7 +47,7 @@ def spot_day(generator: np.random.Generator, acquisitions: Days) -> int:
     days = np.arange(FIRST + 15, LAST - 15)
     nearest = _nearest(days, acquisitions)
     days = days[nearest <= max(NEAR, nearest.min())]
-    clear = (np.abs(days[:, None] - acquisitions) < 15).sum(axis=1) ** 2
+    clear = (np.abs(days[:, None] - acquisitions) < 15).sum(axis=1) ** 3
     return int(generator.choice(days, p=clear / clear.sum()))
 
 

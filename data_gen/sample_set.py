@@ -12,7 +12,7 @@ from data_gen import patches
 from data_gen.patches import Patch
 from utils.errors import ConfigError, DataError
 
-VERSION = 5  # of the generator: another one draws other pictures from the same numbers
+VERSION = 6  # of the generator: another one draws other pictures from the same numbers
 _DONE, _STARTED = "sample.json", "sample.started.json"
 _SMALLEST = 32
 
