@@ -289,7 +289,23 @@ odd_values = st.one_of(
     st.integers(),
     st.floats(),
     st.text(max_size=8),
-    st.sampled_from(["rrdb", "srdiff", "highresnet", "hr_ltae", "bicubic", "none", "1|2", "linear", "../x", "/etc"]),
+    st.sampled_from(
+        [
+            "rrdb",
+            "srdiff",
+            "highresnet",
+            "hr_ltae",
+            "bicubic",
+            "none",
+            "1|2",
+            "linear",
+            "../x",
+            "/etc",
+            "tasks.srdiff_sat.SRDiffSat",
+            "tasks.hr_ltae.MISR",
+            "tasks.rrdb.RRDBSatTask",
+        ]
+    ),
     st.lists(st.one_of(st.integers(), st.text(max_size=3)), max_size=3),
     st.dictionaries(st.sampled_from([*KEYS][:12]), st.integers(), max_size=2),
 )

@@ -29,7 +29,8 @@ WIDTH_OF_HIGHRESNETS = 64
 
 def is_reference(flat: dict[str, Any]) -> bool:
     """Its configurations name a class by its dotted path."""
-    return "." in str(flat.get("trainer_cls", ""))
+    name = flat.get("trainer_cls")
+    return isinstance(name, str) and "." in name
 
 
 def translate(flat: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
