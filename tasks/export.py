@@ -13,6 +13,10 @@ from utils.config import flatten, settings_from
 from utils.errors import CheckpointError, UserError
 
 
+# What only this machine or training needs: a model travels without.
+_LEFT_OUT = ("data_root", "rrdb_ckpt", "init_from", "lpips_weights", "vgg_weights", "aux_percep_loss")
+
+
 def parser() -> Parser:
     parsed = Parser(description=__doc__ or "")
     parsed.add_argument("experiment", type=Path, help="an experiment's folder or one of its checkpoints")
@@ -33,7 +37,7 @@ def main(options: argparse.Namespace) -> None:
     content = {
         "kind": EXPORTED,
         "format_version": FORMAT_VERSION,
-        "config": flatten(settings),
+        "config": {key: value for key, value in flatten(settings).items() if key not in _LEFT_OUT},
         "state_dict": saved.state,
         "averaged": saved.averaged,
         "global_step": saved.global_step,

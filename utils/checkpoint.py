@@ -235,6 +235,8 @@ def _from_folder(folder: Path, *, which: str, report: Callable[[str], object]) -
         if found is None:
             raise CheckpointError(f"{folder} holds no checkpoint (model_ckpt_steps_<N>.ckpt)")
         return found
+    if which != "best" and not (which.isascii() and which.isdigit()):
+        raise CheckpointError(f"which checkpoint of {folder}? newest, best or a step, not {which!r}")
     path = folder / (BEST if which == "best" else file_name(int(which)))
     if not path.is_file():
         known = ", ".join(str(step) for step in steps(folder)) or "none"

@@ -45,7 +45,7 @@ class Data:
         0, "side of random training crops in low-resolution pixels; 0: whole patches", minimum=0, maximum=16384
     )
     augment: tuple[Literal["flips", "turns", "drop_dates", "shuffle_dates"], ...] = key(
-        (), "of [flips turns drop_dates shuffle_dates]"
+        (), "of [flips turns drop_dates shuffle_dates]: mirrored, turned by quarters, fewer dates, other order of dates"
     )
     num_workers: int = key(2, "processes that read data; 0: none but the main one", minimum=0, maximum=1024)
 
@@ -116,24 +116,24 @@ class Diffusion:
 class Training:
     """The training loop."""
 
-    batch_size: int = key(32, "samples a step over all devices", minimum=1, maximum=1_000_000)
-    max_updates: int = key(400_000, "optimiser steps", minimum=0)
+    batch_size: int = key(32, "samples a batch, over all devices together", minimum=1, maximum=1_000_000)
+    max_updates: int = key(400_000, "optimiser steps of the whole training", minimum=0)
     lr: float = key(2e-4, "learning rate at the start", minimum=0)
     decay_steps: int = key(0, "steps between decays of the learning rate; 0: the published recipe", minimum=0)
     decay_factor: float = key(0.0, "factor at each decay; 0: the published recipe", minimum=0)
-    warmup_steps: int = key(0, "steps over which the learning rate rises from 0", minimum=0)
+    warmup_steps: int = key(0, "steps over which the learning rate rises from 0; 0: none", minimum=0)
     loss_type: Literal["l1", "l2", "ssim", "l1_shift"] = key("l1", "loss: ssim only for srdiff")
     seed: int = key(1234, "all randomness is a function of it", minimum=0, maximum=2**63 - 1)
-    clip_grad_norm: float = key(0.0, "largest gradient norm; 0: no clipping", minimum=0)
-    accumulate_grad_batches: int = key(1, "batches an optimiser step", minimum=1)
-    amp: Literal["off", "bf16", "fp16"] = key("off", "autocast")
+    clip_grad_norm: float = key(0.0, "largest L2 norm of all gradients together; 0: no clipping", minimum=0)
+    accumulate_grad_batches: int = key(1, "batches an optimiser step, which sees batch_size times this", minimum=1)
+    amp: Literal["off", "bf16", "fp16"] = key("off", "mixed precision; fp16 with gradient scaling")
     ema_decay: float = key(0.0, "decay of the averaged weights, at first less; 0: none", minimum=0, maximum=0.999999)
-    compile: bool = key(False, "torch.compile")
-    channels_last: bool = key(False, "memory format of images")
+    compile: bool = key(False, "torch.compile; without a working C++ compiler it stays off, with one line")
+    channels_last: bool = key(False, "images in the memory format that fast kernels like")
     init_from: str = key("", "start from these weights: experiment folder, checkpoint or exported model")
     val_check_interval: int = key(25_000, "steps between validations", minimum=1)
     save_ckpt_interval: int = key(25_000, "steps between checkpoints", minimum=1)
-    num_ckpt_keep: int = key(100, "checkpoints that are kept", minimum=1)
+    num_ckpt_keep: int = key(100, "newest checkpoints that are kept; the best one besides", minimum=1)
     valid_monitor_key: str = key("val_loss", "column of val_res.csv that chooses the best checkpoint")
     valid_monitor_mode: Literal["min", "max"] = key("min", "whether less or more is better")
     tb_log_interval: int = key(100, "steps between rows of the training log", minimum=1)
