@@ -56,9 +56,11 @@ def _cost_of_a_sample(task: Task, settings: Settings, *, size: int) -> _Cost:
     task.train()
     inputs = blank_batch(size=small, length=settings.data.sen2_amount, scale=settings.data.sr_scale)
     with FlopCounterMode(display=False) as counter:
-        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-            with World(torch.device("cpu")).autocast(settings.training.amp):
-                terms = task(inputs, Address(0, 0, torch.arange(1)))
+        with (
+            torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor),
+            World(torch.device("cpu")).autocast(settings.training.amp),
+        ):
+            terms = task(inputs, Address(0, 0, torch.arange(1)))
         if task.trainable():
             torch.stack(list(terms.values())).sum().backward()
     weights = {parameter.untyped_storage().data_ptr() for parameter in task.parameters()}

@@ -12,7 +12,6 @@ from utils.cli import Parser, run
 from utils.config import flatten, settings_from
 from utils.errors import CheckpointError, UserError
 
-
 # What only this machine or training needs: a model travels without.
 _LEFT_OUT = ("data_root", "rrdb_ckpt", "init_from", "lpips_weights", "vgg_weights", "aux_percep_loss")
 

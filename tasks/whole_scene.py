@@ -170,7 +170,7 @@ def _state_disk(folder: Path, *, tiles: int, results: int, note: Note) -> None:
     # A result: its pixels aside, then the file with its overviews (a third), which GDAL also keeps aside.
     needed = tiles + results * (1 + 4 / 3 + 1 / 3)
     free = shutil.disk_usage(folder).free
-    said = f"needs at most {needed / 1e9:.2f} GB in {folder.resolve()}, {free / 1e9:.0f} GB are free"
+    said = f"needs at most {needed / 1e9:.2f} GB in {folder.resolve()}, {free / 1e9:.2f} GB are free"
     if free < tiles + results / 2:
         raise DataError(said)
     note(said)

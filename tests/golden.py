@@ -1,7 +1,8 @@
 """Numbers of the reference implementation, where they are present.
 
-The folder is named by the environment variable MISR_GOLDEN (default ../shared/golden beside the project). Tests run over whatever
-its index.json lists, so another set of the same kind can be put there; where it is absent they skip and say so.
+The folder is named by the environment variable MISR_GOLDEN (default ../shared/golden beside the project). Tests run
+over whatever its index.json lists, so another set of the same kind can be put there; where it is absent they skip and
+say so.
 """
 
 import fnmatch

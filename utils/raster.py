@@ -279,17 +279,28 @@ class CogWriter:
 
     def write(self, pixels: NDArray, box: Box) -> None:
         assert self._writer is not None
-        self._writer.write(pixels, window=Window(box.columns.start, box.rows.start, box.columns.size, box.rows.size))
+        with self._errors():
+            self._writer.write(
+                pixels, window=Window(box.columns.start, box.rows.start, box.columns.size, box.rows.size)
+            )
+
+    @contextlib.contextmanager
+    def _errors(self) -> Iterator[None]:
+        try:
+            yield
+        except GDAL_ERRORS:
+            raise DataError(f"{self._path}: can't be written; is the disk full?") from None
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         assert self._writer is not None
-        self._writer.close()
         try:
-            if kind is None:
+            with contextlib.suppress(DataError) if error else contextlib.nullcontext(), self._errors():
+                self._writer.close()
+            if error is None:
                 predictor = "FLOATING_POINT" if np.dtype(self._raster.dtype).kind == "f" else "STANDARD"
-                with written_aside(self._path) as aside:
+                with self._errors(), written_aside(self._path) as aside:
                     rasterio.shutil.copy(
                         self._aside, aside, driver="COG", compress="DEFLATE", level=3, predictor=predictor,
                         blocksize=BLOCK, overview_resampling="AVERAGE", bigtiff="IF_SAFER", num_threads="ALL_CPUS",

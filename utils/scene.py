@@ -64,7 +64,7 @@ class Scene:
             self._files.close()
             raise
         bare = [a.name for a in acquisitions if a.classes is None]
-        if clouds and bare:
+        if clouds and bare and len(acquisitions) > 1:
             note(
                 f"{len(bare)} of {len(acquisitions)} images have no scene classification: clouds are told by brightness"
             )

@@ -1,7 +1,6 @@
 """Finished pieces of a long computation on disk: a stopped run goes on, several processes share the work."""
 
 import json
-import os
 import shutil
 import zlib
 from collections.abc import Iterable
@@ -10,6 +9,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from utils.errors import DataError
 
 
 class Scratch:
@@ -38,13 +39,16 @@ class Scratch:
             of.write_text(described)  # last: a folder without it is begun anew
 
     def write(self, index: int, record: NDArray) -> None:
-        """Keep record ``index`` (0-dimensional, of the type)."""
+        """Keep record ``index`` (0-dimensional, of the type). Raises DataError where there is no room."""
         content = record.tobytes()
-        with self._data.open("rb+") as file:
-            file.seek(index * self._record.itemsize)
-            file.write(content)
-        with self._journal.open("ab") as journal:  # one write of one line: whole or recognisable
-            journal.write(f"{index} {zlib.crc32(content)}.\n".encode())
+        try:
+            with self._data.open("rb+") as file:
+                file.seek(index * self._record.itemsize)
+                file.write(content)
+            with self._journal.open("ab") as journal:  # one write of one line: whole or recognisable
+                journal.write(f"{index} {zlib.crc32(content)}.\n".encode())
+        except OSError as error:
+            raise DataError(f"{self.folder}: {error.strerror}; what is finished stays: run again to go on") from None
 
     def read(self, index: int, field: str) -> NDArray:
         """One field of a finished record."""
@@ -73,7 +77,3 @@ class Scratch:
 
     def remove(self) -> None:
         shutil.rmtree(self.folder, ignore_errors=True)
-
-
-def free_bytes(folder: Path) -> int:
-    return shutil.disk_usage(os.fspath(folder)).free

@@ -35,7 +35,7 @@ def duplicates(evidence: Evidence, read: Read) -> Iterable[Finding]:
         yield Finding("duplicates", level, message, some(map(_both, within)))
     else:
         yield Finding("duplicates", "ok", "no patch occurs twice in its split")
-    yield from _leakage(evidence, read, [pair for pair in pairs if apart(*pair)])
+    yield from _leakage(evidence, read, [(a, b) for a, b in pairs if apart(a.ref.split, b.ref.split)])
 
 
 def _leakage(evidence: Evidence, read: Read, leaks: list[Pair]) -> Iterable[Finding]:

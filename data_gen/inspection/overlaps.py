@@ -22,7 +22,10 @@ _COMPARED = 24  # of overlapping pairs
 _PART = 4  # pixels averaged before images are compared
 _LEAST_SIDE = 16  # pixels then: less tells nothing
 
+_UNUSUAL = 4  # times the usual side: no patch, but a damaged georeference
+
 Pair = tuple[Truth, Truth]
+_Cells = dict[tuple[str, int, int], list[tuple[Truth, Place]]]
 Read = Callable[[Truth], NDArray[Any]]  # the pixels of a truth; raises Unusable
 
 
@@ -31,13 +34,12 @@ class Overlap(NamedTuple):
     share: float  # of the patch's area
 
 
-def apart(a: Truth, b: Truth) -> bool:
-    """Whether two patches must not show the same ground: what was trained on, or chosen by, can't be tested on.
+def apart(a: str, b: str) -> bool:
+    """Whether two splits must not show the same ground: what was trained on, or chosen by, can't be tested on.
 
     Further splits (other dates of the test patches, say) may share ground with any but train.
     """
-    splits = {a.ref.split, b.ref.split}
-    return len(splits) == 2 and ("train" in splits or splits == {"val", "test"})
+    return a != b and ("train" in (a, b) or {a, b} == {"val", "test"})
 
 
 def equal_pairs(truths: Sequence[Truth]) -> list[Pair]:
@@ -66,26 +68,27 @@ def nearly_equal_pairs(truths: Sequence[Truth], read: Read) -> list[Pair]:
 
 def overlapping_pairs(truths: Sequence[Truth]) -> list[Overlap]:
     """Pairs of patches that share ground and must not, as far as their places tell."""
-    cells: dict[tuple[str, int, int], list[tuple[Truth, Place]]] = defaultdict(list)
     placed = [(truth, truth.place) for truth in truths if truth.place is not None and truth.place.side > 0]
     if not placed:
         return []
+    largest = _UNUSUAL * float(np.median([place.side for _, place in placed]))
+    placed = [(truth, place) for truth, place in placed if place.side <= largest]
     size = max(place.side for _, place in placed)
+    splits: dict[str, _Cells] = defaultdict(lambda: defaultdict(list))  # the patches of each cell of a coarse grid
     found: list[Overlap] = []
     for truth, place in placed:
         column, row = int(place.x // size), int(place.y // size)
-        for other, there in _neighbours(cells, place.crs, column, row):
-            if apart(other, truth) and (share := _common(place, there)) > LEAST_SHARE:
-                found.append(Overlap((other, truth), share))
-                if len(found) >= _MOST_PAIRS:
-                    return found
-        cells[place.crs, column, row].append((truth, place))
+        for split, cells in splits.items():
+            for other, there in _neighbours(cells, place.crs, column, row) if apart(split, truth.ref.split) else ():
+                if (share := _common(place, there)) > LEAST_SHARE:
+                    found.append(Overlap((other, truth), share))
+                    if len(found) >= _MOST_PAIRS:
+                        return found
+        splits[truth.ref.split][place.crs, column, row].append((truth, place))
     return found
 
 
-def _neighbours(
-    cells: dict[tuple[str, int, int], list[tuple[Truth, Place]]], crs: str, column: int, row: int
-) -> Iterator[tuple[Truth, Place]]:
+def _neighbours(cells: _Cells, crs: str, column: int, row: int) -> Iterator[tuple[Truth, Place]]:
     for i in (column - 1, column, column + 1):
         for j in (row - 1, row, row + 1):
             yield from cells.get((crs, i, j), ())

@@ -342,8 +342,7 @@ def test_tables_of_other_images(store: Path) -> None:
     rewrite(store, lambda shard: shard.update(matching=shard["matching"].flip(0)))
     found = wrong(store)
     assert (
-        set(found) == {"tables"}
-        and "not those of the images (10 patches): 6; prepare the data anew" in found["tables"]
+        set(found) == {"tables"} and "not those of the images (10 patches): 6; prepare the data anew" in found["tables"]
     )
 
 

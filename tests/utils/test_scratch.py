@@ -3,7 +3,9 @@
 from pathlib import Path
 
 import numpy as np
+import pytest
 
+from utils.errors import DataError
 from utils.scratch import Scratch
 
 RECORD = np.dtype([("image", "<u2", (2, 3)), ("flag", "u1")])
@@ -62,6 +64,14 @@ def test_a_changed_record_does_not_count(tmp_path: Path) -> None:
     content[0] ^= 1
     data.write_bytes(content)
     assert scratch.finished() == {1}
+
+
+def test_no_room(tmp_path: Path) -> None:
+    scratch = opened(tmp_path / "s")
+    (tmp_path / "s" / "records.bin").unlink()
+    (tmp_path / "s" / "records.bin").symlink_to("/dev/full")
+    with pytest.raises(DataError, match="No space left on device; what is finished stays"):
+        scratch.write(0, record(1))
 
 
 def test_another_process_takes_part(tmp_path: Path) -> None:

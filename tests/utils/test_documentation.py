@@ -1,0 +1,127 @@
+"""docs/training.md says what there is: every key, and a Slurm script that does what it says."""
+
+import dataclasses
+import os
+import re
+import signal
+import subprocess
+import time
+import types
+import typing
+from pathlib import Path
+
+from tests.golden import ROOT
+from utils.settings import SECTIONS
+
+DOCUMENT = ROOT / "docs" / "training.md"
+BEFORE = "<!-- keys: `python -m tests.utils.test_documentation` writes this table -->\n"
+AFTER = "<!-- end of keys -->\n"
+
+
+def values(kind: object) -> str:
+    """What a key may hold."""
+    if isinstance(kind, types.UnionType):
+        return values(next(part for part in typing.get_args(kind) if part is not type(None)))
+    if typing.get_origin(kind) is tuple:
+        return "list"
+    if typing.get_origin(kind) is typing.Literal:
+        return ", ".join(f"`{choice}`" for choice in typing.get_args(kind))
+    return {int: "integer", float: "number", bool: "`true`, `false`", str: "text"}[kind]  # type: ignore[index]
+
+
+def default(value: object) -> str:
+    if value is None or value in ("", ()):
+        return ""
+    return f"`{str(value).lower() if isinstance(value, bool) else value}`"
+
+
+def table() -> str:
+    lines = []
+    for name, section in SECTIONS.items():
+        hints = typing.get_type_hints(section)
+        lines += [
+            f"\n**{name}**: {(section.__doc__ or '').splitlines()[0]}\n",
+            "| key | default | values | meaning |",
+            "|---|---|---|---|",
+        ]
+        for field in dataclasses.fields(section):
+            star = "\\*" if field.metadata["architecture"] else ""
+            meaning = field.metadata["meaning"].replace("|", "\\|")
+            lines.append(
+                f"| `{field.name}`{star} | {default(field.default)} | {values(hints[field.name])} | {meaning} |"
+            )
+    return "\n".join(lines) + "\n\n"
+
+
+def parts() -> tuple[str, str, str]:
+    text = DOCUMENT.read_text()
+    start, end = text.index(BEFORE) + len(BEFORE), text.index(AFTER)
+    return text[:start], text[start:end], text[end:]
+
+
+def test_every_key_is_there() -> None:
+    assert parts()[1] == table(), "run `python -m tests.utils.test_documentation`"
+
+
+def test_every_key_says_something() -> None:
+    for section in SECTIONS.values():
+        for field in dataclasses.fields(section):
+            assert 8 < len(field.metadata["meaning"]) < 120, field.name
+            assert "\n" not in field.metadata["meaning"]
+
+
+SRUN = """#!/bin/bash
+echo "srun $*" >> calls
+trap 'echo asked >> calls; sleep 0.5; echo saved >> calls; exit 1' TERM
+echo $$ > training.pid
+while :; do sleep 0.05; done
+"""
+SCANCEL = '#!/bin/bash\necho "scancel $*" >> calls\nkill -TERM "$(cat training.pid)"\n'
+SCONTROL = '#!/bin/bash\n[ "$1" = show ] && echo node1 && exit\necho "scontrol $*" >> calls\n'
+
+
+def start_job(folder: Path) -> subprocess.Popen:
+    """The script of the document, on a Slurm of three small scripts."""
+    text = re.search(r"```bash\n(.*?)```", DOCUMENT.read_text(), re.S)
+    assert text is not None
+    (folder / "job.sh").write_text(text[1])
+    for name, script in (("srun", SRUN), ("scancel", SCANCEL), ("scontrol", SCONTROL)):
+        (folder / name).write_text(script)
+        (folder / name).chmod(0o755)
+    environment = {
+        **{"PATH": f"{folder}:{os.environ['PATH']}", "SLURM_JOB_ID": "7", "SLURM_NNODES": "2"},
+        "SLURM_JOB_NODELIST": "node[1-2]",
+    }
+    job = subprocess.Popen(["bash", "job.sh"], cwd=folder, env=environment)
+    deadline = time.monotonic() + 30
+    while not (folder / "training.pid").exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    time.sleep(0.3)
+    return job
+
+
+def test_the_job_queues_itself_when_its_time_is_over(tmp_path: Path) -> None:
+    """First it has saved."""
+    with start_job(tmp_path) as job:
+        job.send_signal(signal.SIGUSR1)
+        assert job.wait(30) == 0
+    calls = (tmp_path / "calls").read_text().splitlines()
+    assert calls[0].startswith("srun torchrun --nnodes 2 --nproc_per_node 4 ")
+    assert "--rdzv_endpoint node1:29500 --rdzv_id 7 tasks/trainer.py" in calls[0]
+    assert "--reset" not in calls[0]
+    assert calls[1:] == ["scancel --signal=TERM 7", "asked", "saved", "scontrol requeue 7"]
+
+
+def test_the_job_waits_for_the_save_when_it_is_preempted(tmp_path: Path) -> None:
+    """Slurm signals both; it queues the job itself."""
+    with start_job(tmp_path) as job:
+        job.send_signal(signal.SIGTERM)
+        os.kill(int((tmp_path / "training.pid").read_text()), signal.SIGTERM)
+        job.wait(30)
+    assert (tmp_path / "calls").read_text().splitlines()[1:] == ["asked", "saved"]
+
+
+if __name__ == "__main__":
+    before, _, after = parts()
+    DOCUMENT.write_text(before + table() + after)
