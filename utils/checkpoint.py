@@ -107,6 +107,8 @@ def read(path: Path) -> dict[str, Any]:
             warnings.simplefilter("ignore", UserWarning)  # of pickle protocols that others write
             content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
+        if "Unsupported operand" in str(error):  # no instruction of any pickle
+            raise DamagedCheckpoint(f"checkpoint {path} is damaged (its pickle breaks off or is garbled)") from None
         reason = re.search(r"(?:Unsupported|GLOBAL|global|class)\s[^\n]{0,120}", str(error))
         raise CheckpointError(f"checkpoint {path} is refused: {reason[0] if reason else 'not plain tensors'}") from None
     except MemoryError:
