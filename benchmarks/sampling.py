@@ -20,7 +20,7 @@ from utils.dataloader import Batch, BreizhSRDataset, collate
 from utils.settings import Settings
 
 CONFIG = "diffsr_hr_ltae.yaml"
-STEPS = 10  # of dpmpp_2m for the quality of the full ddpm: see the second table of docs/performance.md
+STEPS = 10  # of every quick sampler; how many a trained model needs, benchmarks/quality.py says
 _TIMED = 3  # steps of the plain mode
 
 
