@@ -171,7 +171,7 @@ def _look_at_patch(source: Source, ref: Ref, evidence: Evidence, *, show: bool) 
         small, reference = references[scale]
         lies, order = None, 1.0
         if small.shape == view.pixels.shape and not view.missing.all():
-            values = np.nan_to_num(view.pixels.astype(np.float64))
+            values = np.where(view.missing, 0, view.pixels.astype(np.float64))
             own = edges(values, ~view.missing)
             lies = displacement(reference, own)
             order = band_order(small[:, ~view.missing], values[:, ~view.missing])

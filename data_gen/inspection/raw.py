@@ -66,7 +66,8 @@ class RawSource:
         if not isinstance(row.hr, str):
             raise Unusable("spot6_image is not a path")
         with opened(self._inside(ref, row.hr), georeferenced=not self._placed) as source:
-            return pixels_of(source), self._place(row, source)
+            pixels, place = pixels_of(source), self._place(row, source)
+        return np.where(np.isfinite(pixels), pixels, 0) if pixels.dtype.kind == "f" else pixels, place
 
     def views(self, ref: Ref) -> Iterator[View]:
         row = self._row(ref)

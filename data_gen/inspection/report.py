@@ -210,7 +210,7 @@ def _truth(pixels: NDArray[Any]) -> Picture:
 
 def _view(pixels: NDArray[Any], missing: NDArray[np.bool_], maxima: Sequence[float]) -> Picture:
     top = np.array(maxima).reshape(-1, 1, 1) * REFLECTANCE
-    levels = np.nan_to_num(pixels.astype(np.float64)) / top * 255
+    levels = np.where(missing, 0, pixels.astype(np.float64)) / top * 255
     picture = levels.clip(0, 255).astype(np.uint8).transpose(1, 2, 0).copy()
     picture[missing] = _NOTHING
     return picture

@@ -32,7 +32,8 @@ def values(kind: object) -> str:
 def default(value: object) -> str:
     if value is None or value in ("", ()):
         return ""
-    return f"`{str(value).lower() if isinstance(value, bool) else value}`"
+    text = str(value).lower() if isinstance(value, bool) else str(value)
+    return f"`{text}`".replace("|", "\\|")
 
 
 def table() -> str:
