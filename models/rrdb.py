@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from models.layers import conv3x3, doublings
 from models.series import Backbone, Prediction, Series
+from models.upsampling import repeat_pixels
 
 OutputClamp = Literal["straight_through", "hard"]
 
@@ -120,7 +121,7 @@ class UpsamplingHead(nn.Module):
 
     def decode(self, x: Tensor, base: Tensor) -> Tensor:
         for i in range(1, self.doublings + 1):
-            x = F.interpolate(x, scale_factor=2, mode="nearest")  # (B, width, 2^i h, 2^i w)
+            x = repeat_pixels(x)  # (B, width, 2^i h, 2^i w)
             x = leaky_relu(self.get_submodule(f"upconv{i}")(x))
         x = self.conv_last(leaky_relu(self.HRconv(x)))  # (B, channels, s*h, s*w)
         if self.base_residual:

@@ -42,11 +42,6 @@ def compile_parts(task: Task, *, world: World, report: Callable[[str], object]) 
         reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
         report(f"compile stays off: it needs a working C++ compiler ({reason})")
         return
-    if (
-        world.device.type == "cpu"
-    ):  # measured with torch 2.13: an RRDB's compiled losses are right, its gradients are not
-        report("compile stays off: on CPUs it gave wrong gradients; it is for CUDA")
-        return
     for part in task.compiled_parts():
         part.compile(dynamic=False)  # one kernel a shape: results don't depend on the shapes seen before
 

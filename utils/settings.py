@@ -128,7 +128,7 @@ class Training:
     accumulate_grad_batches: int = key(1, "batches an optimiser step, which sees batch_size times this", minimum=1)
     amp: Literal["off", "bf16", "fp16"] = key("off", "mixed precision; fp16 with gradient scaling")
     ema_decay: float = key(0.0, "decay of the averaged weights, at first less; 0: none", minimum=0, maximum=0.999999)
-    compile: bool = key(False, "torch.compile, on CUDA; elsewhere it stays off, with one line")
+    compile: bool = key(False, "torch.compile: pays in long trainings; without a C++ compiler it stays off, with one line")
     channels_last: bool = key(False, "images in the memory format that fast kernels like")
     init_from: str = key("", "start from these weights: experiment folder, checkpoint or exported model")
     val_check_interval: int = key(25_000, "steps between validations", minimum=1)
