@@ -23,9 +23,9 @@ from utils.files import write_text
 from utils.lpips import load_lpips
 
 PLAN: dict[curve.SamplerName, tuple[int, ...]] = {
-    "ddpm": (10, 20, 50),
+    "ddpm": (10, 12, 15, 20, 50),
     "ddim": (5, 10, 20),
-    "dpmpp_2m": (4, 6, 8, 10, 15, 20),
+    "dpmpp_2m": (6, 10, 15, 20),
 }
 
 

@@ -175,7 +175,7 @@ def _validation(settings: Settings, world: World, *, report: Report) -> Validati
         return None
     if settings.model.trainer_cls == SRDIFF:
         steps = min(settings.diffusion.val_sampler_steps, settings.diffusion.timesteps)
-        report(f"validation samples with {steps} steps of dpmpp_2m (val_sampler_steps), --infer as sampler says")
+        report(f"validation samples with {steps} steps of ddpm (val_sampler_steps), --infer as sampler says")
     return Validation(split, settings=settings, world=world)
 
 

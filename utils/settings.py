@@ -109,7 +109,7 @@ class Diffusion:
     sampler_spacing: Literal["auto", "linear", "quadratic"] = key("auto", "which times are kept")
     ddim_eta: float = key(0.0, "noise of ddim: 0 none, 1 as much as ddpm", minimum=0, maximum=1)
     samples: int = key(1, "samples an image; above 1 their mean and spread", minimum=1, maximum=10_000)
-    val_sampler_steps: int = key(10, "network passes an image (dpmpp_2m) in validation", minimum=1, maximum=100_000)
+    val_sampler_steps: int = key(10, "network passes an image (ddpm) in validation", minimum=1, maximum=100_000)
 
 
 @dataclass(frozen=True)
@@ -128,7 +128,7 @@ class Training:
     accumulate_grad_batches: int = key(1, "batches an optimiser step, which sees batch_size times this", minimum=1)
     amp: Literal["off", "bf16", "fp16"] = key("off", "mixed precision; fp16 with gradient scaling")
     ema_decay: float = key(0.0, "decay of the averaged weights, at first less; 0: none", minimum=0, maximum=0.999999)
-    compile: bool = key(False, "torch.compile: pays in long trainings; without a C++ compiler it stays off, with one line")
+    compile: bool = key(False, "torch.compile, for long trainings; without a C++ compiler off, with one line")
     channels_last: bool = key(False, "images in the memory format that fast kernels like")
     init_from: str = key("", "start from these weights: experiment folder, checkpoint or exported model")
     val_check_interval: int = key(25_000, "steps between validations", minimum=1)
