@@ -6,32 +6,83 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from models.series import Backbone, Series
+from models.diffusion import SRDiff
+from models.samplers import Sampler
+from models.series import Backbone, Prediction, Series
 from utils.radiometry import bicubic
-from utils.randomness import normal
+from utils.randomness import normal, normal_images
 
 TOLERANCE = 2 / 255 / 255  # 1/255 of a grey level, where [-1, 1] has 255
-# Beyond it a border changes a sampled image by less than a tenth of a grey level (measured with ddim, dpmpp_2m, ddpm).
-DIFFUSION_RADIUS = 12
+SAMPLED_TOLERANCE = 2 / 255 / 50  # sampling is costly, and each step looks further: 1/50 of a grey level
+VIEWS = 2  # tell as much as more
 
 
 def receptive_radius(backbone: Backbone, *, amount: int, channels: int = 3, size: int = 80) -> int:
-    """The distance, in low-resolution pixels, from which a window's border changes less than TOLERANCE.
-
-    Measured in float64, on a copy: L-TAE enlarges the rounding of float32 beyond the tolerance. Two views tell as
-    much as more.
-    """
-    device = next(iter(backbone.parameters()), torch.zeros(())).device
-    device = device if device.type == "cuda" else torch.device("cpu")  # MPS has no float64
-    double = copy.deepcopy(backbone).to(device, torch.float64).eval()
+    """The distance, in low-resolution pixels, from which a window's border changes less than TOLERANCE."""
+    exact = _Exact(backbone)
 
     def forward(series: Series) -> Tensor:
-        return double(series).sr
+        return exact(series).sr
 
-    views = min(amount, 2)
     return influence_radius(
-        forward, amount=views, channels=channels, scale=backbone.scale, size=size, device=device, dtype=torch.float64
+        forward,
+        amount=min(amount, VIEWS),
+        channels=channels,
+        scale=backbone.scale,
+        size=size,
+        device=exact.device,
+        dtype=torch.float64,
     )
+
+
+def sampling_radius(model: SRDiff, *, sampler: Sampler, amount: int, channels: int = 3, size: int = 64) -> int:
+    """The same for images that are sampled, backbone and noise predictor together, and SAMPLED_TOLERANCE.
+
+    ``sampler`` may take fewer steps than the one that is meant: how far sampling looks depends little on them.
+    """
+    exact = _Exact(model.rrdb)
+    measured = SRDiff(
+        denoise_fn=copy.deepcopy(model.denoise_fn).eval(),
+        backbone=exact,
+        schedule=model.schedule,
+        residual=model.use_residual,
+        residual_rescale=model.residual_rescale,
+        clip_input=model.clip_input,
+    ).to(exact.device)
+    key, side = torch.zeros(1, dtype=torch.int64, device=exact.device), size * exact.scale
+
+    def noise(step: int, shape: torch.Size) -> Tensor:
+        """The same noise at the same place: the part that is compared ends where the whole does."""
+        return normal_images(key, (channels, side, side), step)[..., -shape[2] :, -shape[3] :]
+
+    def forward(series: Series) -> Tensor:
+        return measured.sample(series._replace(base=series.base.float()), sampler=sampler, noise=noise)[0].clamp(-1, 1)
+
+    return influence_radius(
+        forward,
+        amount=min(amount, VIEWS),
+        channels=channels,
+        scale=exact.scale,
+        size=size,
+        device=exact.device,
+        dtype=torch.float64,
+        tolerance=SAMPLED_TOLERANCE,
+    )
+
+
+class _Exact(Backbone):
+    """A copy of a backbone that computes in float64, as L-TAE enlarges the rounding of float32 beyond tolerances."""
+
+    def __init__(self, backbone: Backbone) -> None:
+        super().__init__()
+        device = next(iter(backbone.parameters()), torch.zeros(())).device
+        self.device = device if device.type == "cuda" else torch.device("cpu")  # MPS has no float64
+        self.scale, self.feature_channels = backbone.scale, backbone.feature_channels
+        self._double = copy.deepcopy(backbone).to(self.device, torch.float64).eval()
+
+    def forward(self, series: Series) -> Prediction:
+        sr, features = self._double(series)
+        return Prediction(sr=sr.float(), features=features.float())
 
 
 @torch.no_grad()

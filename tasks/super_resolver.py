@@ -13,7 +13,7 @@ from models.samplers import Noise
 from models.series import Backbone, Series
 from tasks.build import build_task
 from tasks.experiment import Report, translated
-from tasks.receptive import receptive_radius
+from tasks.receptive import receptive_radius, sampling_radius
 from tasks.srdiff import SRDiffTask
 from tasks.task import Task, sampling_noise
 from utils.checkpoint import load_weights, open_saved
@@ -46,9 +46,9 @@ class SuperResolver:
     @cached_property
     def halo(self) -> int:
         """How far the network looks, in low-resolution pixels: measured, so it takes a moment."""
-        model = self._task.model
-        backbone = model.rrdb if isinstance(self._task, SRDiffTask) else model
-        return receptive_radius(cast(Backbone, backbone), amount=self.amount)
+        if isinstance(self._task, SRDiffTask):
+            return sampling_radius(self._task.model, sampler=self._task.quick_sampler, amount=self.amount)
+        return receptive_radius(cast(Backbone, self._task.model), amount=self.amount)
 
     def __call__(self, series: Series, noise: Noise) -> Tensor:
         """Super-resolve a normalised series: (B, C, H, W), meant to lie in [-1, 1]."""

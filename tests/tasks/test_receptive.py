@@ -1,14 +1,23 @@
 """How far networks look."""
 
+import functools
+from typing import cast
+
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from models.bicubic import Bicubic
+from models.diffusion import SRDiff
 from models.highresnet import HighResNet
 from models.misr import HighResLTAE
+from models.rrdb import RRDBNet
+from models.samplers import Noise, ddim, ddpm, time_grid
+from models.schedule import Schedule
 from models.series import Backbone, Prediction, Series
-from tasks.receptive import receptive_radius
+from models.unet import UNet
+from tasks.receptive import receptive_radius, sampling_radius
+from utils.radiometry import bicubic
 
 
 class Blur(Backbone):
@@ -50,3 +59,58 @@ def test_the_series_networks_look_as_far_as_their_encoders(backbone: Backbone) -
     assert 4 <= receptive_radius(backbone, amount=3, size=48) <= 9
     assert all(torch.equal(value, before[name]) for name, value in backbone.state_dict().items())
     assert next(backbone.parameters()).dtype == torch.float32
+
+
+class Denoiser(nn.Module):
+    """Looks at the features of a place up and left, ``reach`` high-resolution pixels away."""
+
+    def __init__(self, *, reach: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 3, 2 * reach + 1, padding=reach, groups=3, bias=False)
+        nn.init.zeros_(self.conv.weight)
+        with torch.no_grad():
+            self.conv.weight[:, :, 0, 0] = 1
+
+    def condition(self, features: Tensor, base: Tensor) -> Tensor:
+        return features.repeat_interleave(2, 2).repeat_interleave(2, 3)
+
+    def forward(self, x: Tensor, t: Tensor, condition: Tensor) -> Tensor:
+        return 0.1 * self.conv(condition)
+
+
+@pytest.mark.parametrize(("reach", "expected"), [(0, 4), (6, 7), (20, 14)])
+def test_sampling_looks_as_far_as_backbone_and_noise_predictor_together(reach: int, expected: int) -> None:
+    denoise = cast(UNet, Denoiser(reach=reach))
+    model = SRDiff(denoise_fn=denoise, backbone=Blur(radius=4), schedule=Schedule.cosine(10))
+    sampler = functools.partial(ddim, times=[0])
+    assert sampling_radius(model, sampler=sampler, amount=1, size=40) == expected
+
+
+def _drawn(images: Tensor) -> Noise:
+    return lambda step, shape: images[step]
+
+
+@pytest.mark.slow
+def test_beyond_the_radius_a_sampled_image_does_not_see_the_border() -> None:
+    """With another image, other noise, and more steps than it was measured with."""
+    torch.manual_seed(0)
+    backbone = RRDBNet(width=8, blocks=2, base_residual=True)
+    unet = UNet(dim=8, dim_mults=(1, 2), cond_channels=backbone.feature_channels)
+    model = SRDiff(denoise_fn=unet, backbone=backbone, schedule=Schedule.cosine(50))
+    radius = sampling_radius(model, sampler=functools.partial(ddpm, times=time_grid(50, 4, "quadratic")), amount=1)
+    assert 2 < radius < 40
+    lr = torch.rand(1, 1, 3, 64, 72) * 2 - 1
+    noise = torch.randn(51, 1, 3, 256, 288)
+    results = []
+    for cut in (0, 16):
+        part = lr[..., cut:]
+        series = Series(part, torch.zeros(1, 1), torch.ones(1, 1, dtype=torch.bool), bicubic(part[:, 0], scale=4))
+        images, _ = model.sample(
+            series,
+            sampler=functools.partial(ddpm, times=time_grid(50, 15, "quadratic")),
+            noise=_drawn(noise[..., 4 * cut :]),
+        )
+        results.append(images.clamp(-1, 1)[..., 4 * (16 - cut) :])
+    change = (results[0] - results[1]).abs()
+    assert change[..., : 4 * 2].max() > 2 / 255
+    assert change[..., 4 * (radius + 4) :].max() < 2 / 255 / 10
