@@ -17,7 +17,8 @@ from models.schedule import Schedule
 Denoiser = Callable[[Tensor, Tensor], Tensor]  # (x_t, t (B,)) -> predicted noise; the condition is closed over
 Noise = Callable[[int, torch.Size], Tensor]  # (the time that a step leaves, shape) -> its standard normal noise
 Callback = Callable[[int, int, Tensor, Tensor], None]  # (step, time it left, the new x, the x_0 predicted)
-Spacing = Literal["linear", "quadratic"]
+Spacing = Literal["linear", "superlinear", "quadratic"]
+POWERS: dict[str, float] = {"linear": 1.0, "superlinear": 1.5, "quadratic": 2.0}  # of the step's share of the way
 
 
 class Sampler(Protocol):
@@ -29,20 +30,19 @@ class Sampler(Protocol):
 
 
 def time_grid(timesteps: int, steps: int, spacing: Spacing = "linear") -> list[int]:
-    """``steps`` different times from timesteps - 1 down to 0; quadratic ones lie closer towards 0.
+    """``steps`` different times from timesteps - 1 down to 0; the higher the spacing's power, the closer towards 0.
 
     Raises ValueError unless 1 <= steps <= timesteps. One step starts, and ends, at timesteps - 1.
     """
     if not 1 <= steps <= timesteps:
         raise ValueError(f"sampling takes 1 to {timesteps} steps, not {steps}")
-    if spacing not in ("linear", "quadratic"):
-        raise ValueError(f"spacing must be linear or quadratic, not {spacing!r}")
+    if spacing not in POWERS:
+        raise ValueError(f"spacing must be one of {', '.join(POWERS)}, not {spacing!r}")
     if steps == 1:
         return [timesteps - 1]
-    power = 2 if spacing == "quadratic" else 1
     times: list[int] = []
     for i in range(steps):
-        exact = (timesteps - 1) * (i / (steps - 1)) ** power
+        exact = (timesteps - 1) * (i / (steps - 1)) ** POWERS[spacing]
         times.append(max(round(exact), times[-1] + 1 if times else 0))
     return times[::-1]
 

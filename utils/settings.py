@@ -106,7 +106,9 @@ class Diffusion:
     vgg_weights: str = key("", "state dict of VGG-19 for aux_percep_loss")
     sampler: Literal["ddpm", "ddim", "dpmpp_2m"] = key("ddpm", "how images are sampled")
     sampler_steps: int = key(0, "network passes an image; 0: all timesteps", minimum=0, maximum=100_000)
-    sampler_spacing: Literal["auto", "linear", "quadratic"] = key("auto", "which times are kept")
+    sampler_spacing: Literal["auto", "linear", "superlinear", "quadratic"] = key(
+        "auto", "which times are kept: step i of n at (i/n)^1, ^1.5 or ^2 of the way"
+    )
     ddim_eta: float = key(0.0, "noise of ddim: 0 none, 1 as much as ddpm", minimum=0, maximum=1)
     samples: int = key(1, "samples an image; above 1 their mean and spread", minimum=1, maximum=10_000)
     val_sampler_steps: int = key(10, "network passes an image (ddpm) in validation", minimum=1, maximum=100_000)

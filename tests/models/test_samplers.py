@@ -42,7 +42,7 @@ def seeded_noise(t: int, shape: torch.Size) -> Tensor:
 # Times
 
 
-@given(st.integers(2, 600), st.data(), st.sampled_from(["linear", "quadratic"]))
+@given(st.integers(2, 600), st.data(), st.sampled_from(["linear", "superlinear", "quadratic"]))
 def test_time_grid(timesteps: int, data: st.DataObject, spacing: Spacing) -> None:
     steps = data.draw(st.integers(1, timesteps))
     times = time_grid(timesteps, steps, spacing)
@@ -55,6 +55,7 @@ def test_time_grid(timesteps: int, data: st.DataObject, spacing: Spacing) -> Non
 def test_time_grid_spacings() -> None:
     assert time_grid(5, 5) == [4, 3, 2, 1, 0] == time_grid(5, 5, "quadratic")
     assert time_grid(101, 5) == [100, 75, 50, 25, 0]
+    assert time_grid(101, 5, "superlinear") == [100, 65, 35, 12, 0]
     assert time_grid(101, 5, "quadratic") == [100, 56, 25, 6, 0]
 
 
