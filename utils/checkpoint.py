@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from utils.config import Flat, read_file
 from utils.errors import CheckpointError
-from utils.files import written_aside
+from utils.files import archive_fault, written_aside
 
 FORMAT_VERSION = 1
 EXPORTED = "super-resolution model"  # the `kind` of an exported file
@@ -82,13 +82,8 @@ def _damage(path: Path) -> str | None:
             return "is empty"
         if zipfile.is_zipfile(path):
             with zipfile.ZipFile(path) as archive:
-                entries = archive.infolist()
-                if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
-                    return "is packed, which torch doesn't do: it could be of any size"
-                if sum(entry.file_size for entry in entries) > path.stat().st_size:
-                    return "is damaged (its parts overlap)"
-                if any(entry.external_attr or entry.is_dir() for entry in entries):
-                    return "is damaged (a part is marked as a folder)"  # and torch would read nothing of it
+                if fault := archive_fault(archive, size=path.stat().st_size):
+                    return fault
                 broken = archive.testzip()
             return f"is damaged (checksum of {broken})" if broken else None
     except (OSError, zipfile.BadZipFile, RuntimeError, NotImplementedError, ValueError, EOFError) as error:

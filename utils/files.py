@@ -3,6 +3,7 @@
 import contextlib
 import os
 import shutil
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -55,3 +56,15 @@ def _flush_folder(folder: Path) -> None:
 def write_text(path: Path, text: str) -> None:
     with written_aside(path) as aside:
         aside.write_text(text, encoding="utf-8")
+
+
+def archive_fault(archive: zipfile.ZipFile, *, size: int) -> str | None:
+    """Why an archive of ``size`` bytes is none of torch's, by the list of its parts alone: no part is read."""
+    entries = archive.infolist()
+    if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
+        return "is packed, which torch doesn't do: it could be of any size"
+    if sum(entry.file_size for entry in entries) > size:
+        return "is damaged (its parts overlap)"
+    if any(entry.external_attr or entry.is_dir() for entry in entries):
+        return "is damaged (a part is marked as a folder)"  # and torch would read nothing of it
+    return None

@@ -12,16 +12,17 @@ import itertools
 import json
 import math
 import re
+import zipfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeGuard
 
 import torch
 from torch import Tensor
 
 from utils.errors import DataError
-from utils.files import write_text, written_aside
+from utils.files import archive_fault, write_text, written_aside
 from utils.tables import Key
 
 FORMAT = "misr-store"
@@ -297,6 +298,9 @@ def open_shard(folder: Path, info: ShardInfo, geometry: Geometry) -> Shard:
     """Map a shard into memory and check that it is what the manifest says."""
     path = folder / info.file
     try:
+        with zipfile.ZipFile(path) as archive:
+            if fault := archive_fault(archive, size=path.stat().st_size):
+                raise ValueError(fault)
         shard = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
     except Exception as error:  # a damaged file can fail in any way
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
@@ -304,11 +308,19 @@ def open_shard(folder: Path, info: ShardInfo, geometry: Geometry) -> Shard:
     expected = layout(geometry, samples=info.samples, singles=info.singles)
     for name, (dtype, shape) in expected.items():
         x = shard.get(name) if isinstance(shard, dict) else None
-        if not isinstance(x, Tensor) or x.dtype != dtype or x.shape != shape or not x.is_contiguous():
+        if not _is_plain(x) or x.dtype != dtype or x.shape != shape or not x.is_contiguous():
             raise DataError(f"{path}: {name} is not {dtype} {list(shape)}; prepare the data anew")
-    if not isinstance(shard.get("key"), list) or len(shard["key"]) != info.samples:
+    keys = shard.get("key")
+    if not isinstance(keys, list) or len(keys) != info.samples or not all(type(key) in (int, str) for key in keys):
         raise DataError(f"{path}: its keys don't match its samples; prepare the data anew")
+    if ((shard["single"] < -1) | (shard["single"] >= info.singles)).any():
+        raise DataError(f"{path}: single names rows that there are not; prepare the data anew")
     return shard
+
+
+def _is_plain(x: Any) -> TypeGuard[Tensor]:
+    """A tensor with memory of its own and nothing to be done before it is read."""
+    return type(x) is Tensor and x.layout == torch.strided and x.device.type == "cpu" and not x.requires_grad
 
 
 def checksum(path: Path) -> str:

@@ -12,7 +12,6 @@ from data_gen.inspection.sources import Fault, Place, Progress, Ref, View, has_p
 from utils.errors import DataError
 from utils.radiometry import MATCHINGS, count_levels, matching_table, normalise_lr, reflectance
 from utils.store import Manifest, Shard, checksum, open_shard, read_manifest
-from utils.tables import Key
 
 _SPOT_PIXEL = 2.5  # metres: the store doesn't say
 
@@ -45,7 +44,7 @@ class PreparedSource:
                 self.faults.append(Fault("shards", split, info.file, info.file, str(error)))
                 continue
             self._shards[split, number] = shard
-            self.refs += [Ref(split, _label(key), row, number) for row, key in enumerate(shard["key"])]
+            self.refs += [Ref(split, key, row, number) for row, key in enumerate(shard["key"])]
 
     def offsets(self, ref: Ref) -> list[int]:
         shard = self._shards[ref.split, ref.shard]
@@ -83,9 +82,7 @@ class PreparedSource:
             distance = shard["dates"][ref.position].int().abs().masked_fill(~acquired, torch.iinfo(torch.int32).max)
             self._compare(ref, "", ref.position, counts, shard["lr"][ref.position, int(distance.argmin())])
         single = int(shard["single"][ref.position])
-        if single >= len(shard["single_lr"]) or single < -1:
-            self._note("tables", ref, f"its single-image input is row {single}, which there is not")
-        elif single >= 0:
+        if single >= 0:
             self._compare(ref, "single_", single, counts, shard["single_lr"][single])
 
     def _compare(self, ref: Ref, prefix: str, row: int, counts: Tensor, lr: Tensor) -> None:
@@ -99,7 +96,3 @@ class PreparedSource:
     def _note(self, check: str, ref: Ref, what: str) -> None:
         file = self.manifest.splits[ref.split][ref.shard].file
         self.faults.append(Fault(check, ref.split, ref.key, file, what))
-
-
-def _label(key: Any) -> Key:
-    return key if isinstance(key, int | str) else str(key)

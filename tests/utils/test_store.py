@@ -5,6 +5,7 @@ import json
 import pickle
 import random
 import shutil
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -230,6 +231,12 @@ SHARDS: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
     "another count": (lambda s: s.update(alphas=torch.cat([s["alphas"]] * 2)), "alphas is not torch.bool"),
     "a shared number": (shared, r"matching is not torch.float32 \[4, 3, 256\]"),
     "too few keys": (lambda s: s["key"].pop(), "its keys don't match its samples"),
+    "keys that are none": (lambda s: s.update(key=[["a"]] * len(s["key"])), "its keys don't match its samples"),
+    "no memory": (lambda s: s.update(lr=s["lr"].to("meta")), "lr is not torch.int16"),
+    "sparse": (lambda s: s.update(lr=s["lr"].to_sparse()), "lr is not torch.int16"),
+    "a gradient": (lambda s: s["matching"].requires_grad_(), "matching is not torch.float32"),
+    "rows beyond": (lambda s: s["single"].fill_(3000), "single names rows that there are not"),
+    "rows before": (lambda s: s["single"].fill_(-2), "single names rows that there are not"),
     "no keys": (lambda s: s.update(key=None), "its keys don't match its samples"),
 }
 
@@ -257,6 +264,18 @@ class Payload:
 
     def __reduce__(self) -> Any:
         return Path.touch, (self.canary,)
+
+
+def test_packed_shards_are_refused_before_they_are_unpacked(store: Path) -> None:
+    """A gigabyte of zeros is a megabyte, packed."""
+    path = store / "train-00000.pt"
+    size = path.stat().st_size
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as target:
+        target.writestr("archive/data.pkl", pickle.dumps(bytes(10**6)))
+        target.writestr("archive/ballast", random.Random(0).randbytes(size))
+    edit(store, lambda c: first(c).update(bytes=path.stat().st_size))
+    with pytest.raises(DataError, match="is packed"):
+        Store(store, "train").shard(0)
 
 
 @pytest.mark.parametrize("kind", ["zip", "legacy", "bare"])
