@@ -43,10 +43,14 @@ def _parser() -> Parser:
 def _main(options: Namespace) -> None:
     if options.sample < 0:
         raise ConfigError("--sample must be 0 or more")
+    picture = options.sheet
+    if options.json:
+        if options.json.suffix == ".png" or not options.json.name:
+            raise ConfigError(f"--json {options.json}: must be the name of a JSON file")
+        picture = picture or options.json.with_suffix(".png")
     quiet()
     evidence, findings = look(options.root, sample=options.sample, progress=_progress)
     content = summary(evidence, findings)
-    picture = options.sheet or (options.json and options.json.with_suffix(".png"))
     try:
         if options.json:
             write_json(options.json, content)

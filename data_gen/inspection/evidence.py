@@ -2,6 +2,7 @@
 
 import hashlib
 import itertools
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,6 +25,7 @@ from data_gen.inspection.sources import Fault, Place, Progress, Ref, Source, Vie
 
 REFLECTANCE = 10000  # what stands for reflectance 1
 _SHEET_ROWS, _SHEET_VIEWS = 8, 4  # of the contact sheet
+_POOLED = 1 << 20  # pixels at most, over all acquisitions, that percentiles are taken from
 
 
 class Truth(NamedTuple):
@@ -51,7 +53,7 @@ class Acquired(NamedTuple):
     dtype: str
     digest: bytes
     meaning: str  # of its numbers: a key of MEANINGS
-    values: tuple[tuple[float, ...], ...]  # by band: least, 1 %, median, 99 %, greatest
+    ends: tuple[tuple[float, float], ...]  # by band: least, greatest
     missing: float  # share of pixels
     saturated: float  # share of pixels at the end of the number range
     above: tuple[float, ...]  # share of pixels beyond the normalisation's maximum, a band
@@ -71,6 +73,7 @@ class Evidence:
     truths: list[Truth] = field(default_factory=list)
     acquired: list[Acquired] = field(default_factory=list)
     sampled: int = 0  # patches whose acquisitions were read
+    pooled: list[NDArray[Any]] = field(default_factory=list)  # (3, n) of their pixels, evenly over them
     elsewhere: list[Ref] = field(default_factory=list)  # of them: views show one place, the truth another
     faults: list[Fault] = field(default_factory=list)
     rows: list["SheetRow"] = field(default_factory=list)
@@ -113,7 +116,7 @@ def gather(source: Source, *, sample: int, progress: Progress) -> Evidence:
     evidence.sampled = len(chosen)
     on_sheet = set(spread(chosen, _SHEET_ROWS))
     for ref in progress(chosen, "acquisitions"):
-        _look_at_patch(source, ref, evidence, show=ref in on_sheet)
+        _look_at_patch(source, ref, evidence, pooled=max(1, _POOLED // len(chosen)), show=ref in on_sheet)
     evidence.faults = source.faults
     return evidence
 
@@ -153,7 +156,7 @@ def _look_at_truth(ref: Ref, pixels: NDArray[Any], place: Place | None) -> Truth
     )
 
 
-def _look_at_patch(source: Source, ref: Ref, evidence: Evidence, *, show: bool) -> None:
+def _look_at_patch(source: Source, ref: Ref, evidence: Evidence, *, pooled: int, show: bool) -> None:
     source.verify(ref)
     try:
         truth, _ = source.truth(ref)
@@ -163,6 +166,7 @@ def _look_at_patch(source: Source, ref: Ref, evidence: Evidence, *, show: bool) 
     strengths: list[NDArray[np.float64]] = []
     references: dict[int, tuple[NDArray[Any], NDArray[np.float64]]] = {}  # by scale: the truth averaged, its edges
     likes: list[float] = []
+    values_of: list[NDArray[Any]] = []
     for view in source.views(ref):
         scale = max(1, round(truth.shape[1] / view.pixels.shape[1]))
         if scale not in references:
@@ -178,9 +182,14 @@ def _look_at_patch(source: Source, ref: Ref, evidence: Evidence, *, show: bool) 
             strengths.append(own)
             likes.append(max(likeness(reference, own), lies.likeness if lies else 0))
         views.append((view, lies))
-        evidence.acquired.append(_look_at_view(ref, view, lies, order, source.maxima))
+        saturated = _saturated(view)
+        values_of.append(view.pixels[:, ~view.missing & ~saturated])  # (3, n)
+        evidence.acquired.append(_look_at_view(ref, view, values_of[-1], saturated, lies, order, source.maxima))
     if likes and max(likes) < UNLIKE and _agree(strengths):
         evidence.elsewhere.append(ref)
+    if values_of and (total := sum(values.shape[1] for values in values_of)):
+        every = math.ceil(total / pooled)
+        evidence.pooled.append(np.concatenate(values_of, axis=1)[:, ::every])
     if show and views:
         nearest = min(range(len(views)), key=lambda i: abs(views[i][0].offset))
         others = [i for i in range(len(views)) if i != nearest]
@@ -198,11 +207,24 @@ def _agree(strengths: list[NDArray[np.float64]]) -> bool:
     return any(likeness(a, b) > _ALIKE for a, b in itertools.pairwise(strengths) if a.shape == b.shape)
 
 
-def _look_at_view(ref: Ref, view: View, lies: Displacement | None, order: float, maxima: tuple[float, ...]) -> Acquired:
-    pixels, data = view.pixels, ~view.missing
-    top = np.iinfo(pixels.dtype).max if pixels.dtype.kind in "iu" and pixels.dtype.itemsize > 1 else np.inf
-    saturated = (pixels >= top).any(axis=0) & data
-    values = pixels[:, data & ~saturated]  # (3, n)
+def _saturated(view: View) -> NDArray[np.bool_]:
+    """(h, w): data at the end of its number range."""
+    whole = view.pixels.dtype.kind in "iu" and view.pixels.dtype.itemsize > 1
+    top = np.iinfo(view.pixels.dtype).max if whole else np.inf
+    return (view.pixels >= top).any(axis=0) & ~view.missing
+
+
+def _look_at_view(
+    ref: Ref,
+    view: View,
+    values: NDArray[Any],
+    saturated: NDArray[np.bool_],
+    lies: Displacement | None,
+    order: float,
+    maxima: tuple[float, ...],
+) -> Acquired:
+    """``values`` (3, n): its pixels that are neither missing nor saturated."""
+    pixels = view.pixels
     if values.size:
         levels = np.percentile(values, [0, 1, 50, 99, 100], axis=1).T
         limits = np.array(maxima)[:, None] * REFLECTANCE
@@ -217,7 +239,7 @@ def _look_at_view(ref: Ref, view: View, lies: Displacement | None, order: float,
         dtype=str(pixels.dtype),
         digest=digest(pixels),
         meaning=meaning(levels, pixels.dtype) if values.size else "empty",
-        values=tuple(tuple(map(float, band)) for band in levels),
+        ends=tuple((float(band[0]), float(band[-1])) for band in levels),
         missing=float(view.missing.mean()),
         saturated=float(saturated.mean()),
         above=tuple(map(float, above)),

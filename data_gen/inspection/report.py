@@ -74,15 +74,16 @@ def _acquisitions(evidence: Evidence) -> dict[str, Any]:
     views = [view for view in evidence.acquired if view.meaning != "empty"]
     if not views:
         return {"read": len(evidence.acquired)}
-    values = np.array([view.values for view in views])  # (n, 3, 5)
-    ends = [values[..., 0].min(0), *(np.median(values[..., i], axis=0) for i in (1, 2, 3)), values[..., 4].max(0)]
+    ends = np.array([view.ends for view in views])  # (n, 3, 2)
+    percentiles = np.percentile(np.concatenate(evidence.pooled, axis=1), [1, 50, 99], axis=1)
+    levels = [ends[..., 0].min(0), *percentiles, ends[..., 1].max(0)]
     lies = [view.displacement for view in views if view.displacement is not None]
     return {
         "read": len(evidence.acquired),
         "types": sorted({view.dtype for view in evidence.acquired}),
         "meanings": {MEANINGS[kind]: sum(v.meaning == kind for v in views) for kind in {v.meaning for v in views}},
         "values": {
-            band: dict(zip(LEVELS, (float(end[i]) for end in ends), strict=True)) for i, band in enumerate(BANDS)
+            band: dict(zip(LEVELS, (float(level[i]) for level in levels), strict=True)) for i, band in enumerate(BANDS)
         },
         "maxima": dict(zip(BANDS, (m * REFLECTANCE for m in evidence.maxima), strict=False)),
         "share_without_data": float(np.mean([view.missing for view in evidence.acquired])),

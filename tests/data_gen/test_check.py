@@ -460,6 +460,10 @@ def test_the_reference_raw_set(golden: Golden, tmp_path: Path) -> None:
     assert sum(bin["acquisitions"] for bin in content["offsets"]["bins"]) == 46
     assert all(abs(lies["rows"]) < 0.5 for lies in content["acquisitions"]["displacements"])
     assert Image.open(tmp_path / "found" / "check.png").width > 500
+    rasters = [rasterio.open(path) for path in golden.path("11_raw/").glob("sen2/**/*.tif")]
+    pixels = np.concatenate([raster.read().reshape(3, -1) for raster in rasters], axis=1)
+    for values, band in zip(content["acquisitions"]["values"].values(), pixels, strict=True):
+        np.testing.assert_allclose(list(values.values()), np.percentile(band, [0, 1, 50, 99, 100]))
     for words in ("train               3            21", "0 errors, 1 warning: it can be trained on", "check.png"):
         assert words in done.stdout
 
@@ -475,6 +479,14 @@ def test_the_command_says_so_with_its_exit_code(root: Path, tmp_path: Path) -> N
     done = run(COMMAND, root, "--sample", "3", cwd=tmp_path)
     assert done.returncode == 1 and "1 error, 0 warnings: training on it would go wrong" in done.stdout
     assert sorted(root.rglob("*")) == before and list(tmp_path.iterdir()) == [root]  # nothing is left lying about
+
+
+@pytest.mark.parametrize("json", ["/", "found.png"])
+def test_a_report_needs_a_name_of_its_own(root: Path, tmp_path: Path, json: str) -> None:
+    """The contact sheet takes the same name with .png."""
+    done = run(COMMAND, root, "--json", json, cwd=tmp_path)
+    assert done.returncode == 2 and "must be the name of a JSON file" in done.stderr and done.stdout == ""
+    assert done.stderr.count("\n") == 1 and list(tmp_path.iterdir()) == [root]
 
 
 @pytest.mark.parametrize("content", [None, b""])
