@@ -17,6 +17,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+import rasterio
 from rasterio.crs import CRS
 from rasterio.errors import CRSError
 from tqdm import tqdm
@@ -76,7 +77,7 @@ def _main(options: argparse.Namespace) -> None:
     try:
         build(truths, views, options.output, wanted, say=_say, progress=_progress)
     except OSError as error:
-        raise DataError(f"{options.output}: can't be written: {error.strerror or error}") from None
+        raise ConfigError(f"{options.output}: can't be written: {error.strerror or error}") from None
 
 
 def _wanted(options: argparse.Namespace) -> Wanted:
@@ -113,7 +114,8 @@ def _crs(text: str | None) -> CRS | None:
     if text is None:
         return None
     try:
-        return CRS.from_string(text)
+        with rasterio.Env():  # so that GDAL's own words are not printed
+            return CRS.from_string(text)
     except CRSError:
         raise ConfigError(f"--crs {text[:80]!r}: not a coordinate system; give EPSG:2154, say") from None
 

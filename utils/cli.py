@@ -9,6 +9,8 @@ from typing import NoReturn
 
 from utils.errors import UserError
 
+_LONGEST = 2000  # characters of an error's line
+
 
 class Parser(argparse.ArgumentParser):
     """An argument parser that answers an unknown option with the nearest known one."""
@@ -36,8 +38,7 @@ def run(
     except UserError as error:
         if options.debug:
             raise
-        one_line = " ".join(str(error).split())
-        sys.stderr.write(f"{parser.prog}: error: {one_line}\n")
+        sys.stderr.write(f"{parser.prog}: error: {_one_line(str(error))}\n")
         sys.exit(error.exit_code)
     except BrokenPipeError:  # whoever read stdout has gone (`| head`)
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nothing more to flush at the end
@@ -51,3 +52,9 @@ def run(
         sys.stderr.write(f"{parser.prog}: interrupted\n")
         sys.exit(130)
     sys.exit(0)
+
+
+def _one_line(text: str) -> str:
+    """Without what files put in to steer a terminal or to fill it."""
+    line = " ".join("".join(sign if sign.isprintable() or sign.isspace() else "?" for sign in text).split())
+    return line if len(line) <= _LONGEST else f"{line[:_LONGEST]} ..."

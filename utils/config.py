@@ -120,7 +120,7 @@ def _load_chain(path: Path, *, loaded: set[Path], named_by: Path | None) -> Flat
     content = read_file(path)
     bases = content.get("base_config") or []
     bases = [bases] if isinstance(bases, str) else bases
-    if not isinstance(bases, list) or not all(isinstance(base, str) for base in bases):
+    if not isinstance(bases, list) or not all(isinstance(base, str) and _is_plain(base) for base in bases):
         raise ConfigError(f"{path}: base_config is a path or a list of paths")
     below: Flat = {}
     for base in bases:
@@ -196,6 +196,11 @@ def nearest_key(name: str) -> str:
     return f"; did you mean {near[0]}?" if near else ""
 
 
+def _is_plain(text: str) -> bool:
+    """Whether it may name a file: no zero byte, no half of a character."""
+    return not any(sign == "\0" or "\ud800" <= sign <= "\udfff" for sign in text)
+
+
 def _cast(value: Any, kind: Any, *, name: str, source: str) -> Any:
     """One value as its key's type. Nothing is guessed: only what loses nothing is converted."""
 
@@ -229,7 +234,7 @@ def _cast(value: Any, kind: Any, *, name: str, source: str) -> Any:
         return ""
     if value is False:  # `off` as YAML 1.1 writers save it
         return "off"
-    if isinstance(value, list | dict | bool):
+    if isinstance(value, list | dict | bool) or not _is_plain(str(value)):
         raise wrong("a word")
     choices = typing.get_args(kind)  # of a Literal
     if choices and value not in choices:

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.golden import FOLDER, ROOT, Golden
+from tests.soak import examples
 from utils.config import (
     architecture_keys,
     flatten,
@@ -110,6 +111,13 @@ def test_base_not_starting_with_a_dot_is_relative_to_the_working_directory(tmp_p
     assert load_chain(Path("sub/leaf.yaml")) == {"base_config": "root.yaml", "lr": 1e-4, "seed": 3}
 
 
+@pytest.mark.parametrize("base", ['"a\\0b"', '"\\ud800"', "[1]", "{a: b}"])
+def test_a_base_that_is_no_path(tmp_path: Path, base: str) -> None:
+    (tmp_path / "a.yaml").write_text(f"base_config: {base}\n")
+    with pytest.raises(ConfigError, match="base_config is a path or a list of paths"):
+        load_chain(tmp_path / "a.yaml")
+
+
 def test_a_chain_that_names_itself_ends(tmp_path: Path) -> None:
     (tmp_path / "a.yaml").write_text("base_config: ./b.yaml\nlr: 1.0\n")
     (tmp_path / "b.yaml").write_text("base_config: ./a.yaml\nlr: 2.0\nseed: 1\n")
@@ -194,7 +202,7 @@ def test_architecture_keys_are_known() -> None:
 
 
 @given(st.text(max_size=60))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200), deadline=None)
 def test_any_hparams_string_parses_or_is_a_configuration_error(text: str) -> None:
     try:
         settings_from(parse_hparams(text), source="--hparams")
@@ -203,7 +211,7 @@ def test_any_hparams_string_parses_or_is_a_configuration_error(text: str) -> Non
 
 
 @given(st.binary(max_size=200) | st.text(alphabet=":-[]{}&*!|>'\" \nabc01.", max_size=80).map(str.encode))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200), deadline=None)
 def test_any_file_parses_or_is_a_configuration_error(tmp_path_factory: pytest.TempPathFactory, content: bytes) -> None:
     folder = tmp_path_factory.mktemp("config")
     (folder / "a.yaml").write_bytes(content)
