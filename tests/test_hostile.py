@@ -15,7 +15,7 @@ import tarfile
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -237,6 +237,8 @@ def test_hostile_yaml_is_refused(tmp_path: Path) -> None:
         "num_block: 1e300",
         "max_updates: 99999999999999999999",
         "data_root: {a: 1}",
+        'data_root: "a\\0b"',
+        'init_from: "\\ud800"',
         "augment: [[[[flips]]]]",
         "augment: {a: " + "[" * 40 + "]" * 40 + "}",
     ):
@@ -309,11 +311,42 @@ odd_values = st.one_of(
     st.lists(st.one_of(st.integers(), st.text(max_size=3)), max_size=3),
     st.dictionaries(st.sampled_from([*KEYS][:12]), st.integers(), max_size=2),
 )
+TASKS = ["rrdb", "highresnet", "hr_ltae", "rrdb_ltae", "rrdb_highresnet", "srdiff", "bicubic"]
+
+
+def near(name: str) -> st.SearchStrategy[Any]:
+    """Values of a key that may do, and the ones beside them."""
+    item = KEYS[name][1]
+    low, high = item.metadata["minimum"], item.metadata["maximum"]
+    values = [item.default, *get_args(item.type), *(() if low is None else (low, low + 1, 2, 8, 12, str(low), high))]
+    plain = [value for value in values if not isinstance(value, type) and get_args(value) == ()]
+    return st.sampled_from([*plain, True, False] if item.type is bool else plain)
+
+
+@st.composite
+def mappings(draw: st.DrawFn) -> dict[str, Any]:
+    """Keys with values that may do; now and then one with a value that is odd."""
+    names = draw(st.lists(st.sampled_from(sorted(KEYS)), max_size=5, unique=True))
+    flat = {name: draw(near(name)) for name in names if name != "trainer_cls"}
+    if draw(st.integers(0, 3)) == 0:
+        flat |= draw(
+            st.dictionaries(
+                st.one_of(st.sampled_from([*KEYS, "backbone"]), st.text(max_size=6)), odd_values, max_size=2
+            )
+        )
+    return flat
+
+
 SMALL = {"hidden_size": 8, "num_block": 1, "timesteps": 4, "unet_dim_mults": "1|2", "conditioner": "none"}
 
 
 @FUZZ
-@given(text=st.lists(fragments, max_size=14).map("".join))
+@given(
+    text=st.one_of(
+        st.lists(fragments, max_size=14).map("".join),
+        mappings().map(lambda flat: ",".join(f"{name}={value}" for name, value in flat.items())),
+    )
+)
 def test_any_hparams(text: str) -> None:
     """Overrides become settings or one line."""
     with pytest.MonkeyPatch.context() as patch, contextlib.suppress(ConfigError, CheckpointError):
@@ -326,10 +359,7 @@ def test_any_hparams(text: str) -> None:
 
 
 @FUZZ
-@given(
-    flat=st.dictionaries(st.one_of(st.sampled_from([*KEYS, "backbone"]), st.text(max_size=6)), odd_values, max_size=6),
-    task=st.sampled_from(["rrdb", "highresnet", "hr_ltae", "rrdb_ltae", "rrdb_highresnet", "srdiff", "bicubic"]),
-)
+@given(flat=mappings(), task=st.sampled_from(TASKS))
 def test_any_configuration(flat: dict[str, Any], task: str) -> None:
     """Keys with odd values become a task that is ready to train, or one line. Large ones are not tried."""
     flat = {"trainer_cls": task, **SMALL, **flat}
@@ -603,7 +633,7 @@ def test_any_damage_to_a_geotiff(images: Path, seed: int) -> None:
             reader.close()
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@FUZZ
 @given(seed=st.integers(0, 2**32))
 def test_a_data_set_from_damaged_images_is_whole_or_absent(images: Path, tmp_path: Path, seed: int) -> None:
     output = tmp_path / "own"

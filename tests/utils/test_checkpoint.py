@@ -62,7 +62,7 @@ def test_the_newest_has_the_highest_step(tmp_path: Path) -> None:
     assert newest(tmp_path / "nowhere", report=lambda line: None) is None
 
 
-@settings(max_examples=examples(60), deadline=None)
+@settings(max_examples=examples(200), deadline=None)
 @given(data=st.data())
 def test_damage_of_any_kind_is_noticed(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
     """A file that isn't what was written is refused, or says exactly the same (bytes that mean nothing)."""
