@@ -66,6 +66,7 @@ class Options:
     select: str = "nearest"
     percentile: float | None = None  # of the train split's reflectance; None: BreizhSR's published maxima
     strict: bool = False  # what can't be used is an error
+    maxima: tuple[float, ...] | None = None  # the reflectance of each band that becomes 1; not with percentile
 
 
 @dataclass(frozen=True)
@@ -163,6 +164,8 @@ def _carry_out(plan: Plan, *, workers: int | None, say: Say, progress: Progress)
 def _manifest(plan: Plan, notes: list[Note], maxima: tuple[float, ...]) -> Manifest:
     percent = plan.options.percentile
     origin = "98th percentiles of BreizhSR's train split, as published"
+    if plan.options.maxima is not None:
+        origin = "as given"
     return Manifest(
         geometry=plan.geometry,
         maxima=maxima,
@@ -180,9 +183,9 @@ def _manifest(plan: Plan, notes: list[Note], maxima: tuple[float, ...]) -> Manif
 
 
 def _maxima(plan: Plan, executor: ProcessPoolExecutor | None, progress: Progress) -> tuple[float, ...]:
-    """The reflectance that becomes 1, a band: published, or a percentile over the acquisitions of the train split."""
+    """The reflectance that becomes 1, a band: published, given, or a percentile of the train split."""
     if plan.options.percentile is None:
-        return PUBLISHED_MAXIMA
+        return plan.options.maxima or PUBLISHED_MAXIMA
     shards = {name: rows for name, rows in plan.shards().items() if _split_of(name) == "train"}
     tasks = [plan.task(name, rows, maxima=PUBLISHED_MAXIMA) for name, rows in shards.items()]
     counts = []
@@ -201,7 +204,8 @@ def _maxima(plan: Plan, executor: ProcessPoolExecutor | None, progress: Progress
 
 def _fingerprint(tables: dict[str, str], options: Options) -> str:
     """What the content of a store follows from, as far as it can be told without reading the rasters."""
-    described = {**asdict(options), "strict": None, "tables": tables, "version": VERSION, "shard": _TARGET_BYTES}
+    asked = {key: value for key, value in asdict(options).items() if key != "maxima" or value is not None}
+    described = {**asked, "strict": None, "tables": tables, "version": VERSION, "shard": _TARGET_BYTES}
     return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()
 
 

@@ -1,7 +1,7 @@
 """Command: prepare a raw data set for training.
 
 python data_gen/preprocess_data.py ROOT [--max_s2_images 8] [--select nearest|first] [--workers N] [--output DIR]
-    [--strict] [--percentiles P]
+    [--strict] [--percentiles P | --maxima R G B]
 """
 
 import contextlib
@@ -35,11 +35,19 @@ def _parser() -> Parser:
     parser.add_argument("--workers", type=int, metavar="N", help="processes (default: the cores, where it pays)")
     parser.add_argument("--output", type=Path, metavar="DIR", help="where to (default ROOT/preprocessed)")
     parser.add_argument("--strict", action="store_true", help="what can't be used is an error")
-    parser.add_argument(
+    normalisation = parser.add_mutually_exclusive_group()
+    normalisation.add_argument(
         "--percentiles",
         type=float,
         metavar="P",
         help="normalise by these percentiles of the train split, e.g. 98 (default: the published ones of BreizhSR)",
+    )
+    normalisation.add_argument(
+        "--maxima",
+        type=float,
+        nargs=3,
+        metavar="M",
+        help="normalise by these reflectances of red, green and blue: those of the model to use",
     )
     return parser
 
@@ -49,6 +57,8 @@ def _main(options: Namespace) -> None:
         raise ConfigError("--max_s2_images and --workers must be 1 or more")
     if options.percentiles is not None and not 0 < options.percentiles <= 100:
         raise ConfigError("--percentiles must lie in (0, 100]")
+    if options.maxima is not None and not all(0 < top < 7 for top in options.maxima):
+        raise ConfigError("--maxima are reflectances, such as 0.2058 0.1583 0.1118: they must lie in (0, 7)")
     raise_at_sigterm("stopped; the same command goes on from here")
     quiet()
     prepare(
@@ -59,6 +69,7 @@ def _main(options: Namespace) -> None:
             select=options.select,
             percentile=options.percentiles,
             strict=options.strict,
+            maxima=tuple(options.maxima) if options.maxima else None,
         ),
         workers=options.workers,
         say=tqdm.write,

@@ -94,11 +94,16 @@ def train(options: argparse.Namespace, world: World) -> None:
     with _lock(experiment, world):
         is_new = world.from_main(is_empty(experiment.folder))
         torch.manual_seed(seed_of(training.seed))  # initial weights
-        task, settings = _new_task(settings, report=report) if is_new else (build_task(settings), settings)
+        if is_new:
+            task, settings, sources = _new_task(settings, report=report)
+        else:
+            task, sources = build_task(settings), []
         if not task.trainable():
             raise ConfigError(f"{settings.model.trainer_cls} has nothing to train: use --infer")
         experiment = experiment.with_settings(settings)
         train_data = dataset(settings, "train")
+        for source in sources:
+            check_normalisation(source, train_data)
         validation = _validation(settings, world, report=report)
         if world.is_main:
             record(experiment)
@@ -114,7 +119,7 @@ def describe(options: argparse.Namespace, world: World) -> None:
     experiment = _open(options, world)
     settings = experiment.settings
     if settings.backbone is None:
-        task, settings = _new_task(settings, report=reporter(world))
+        task, settings, _ = _new_task(settings, report=reporter(world))
     else:
         task = build_task(settings)
     size = None
@@ -133,8 +138,9 @@ def _lock(experiment: Experiment, world: World) -> contextlib.AbstractContextMan
     return locked(experiment.folder) if world.is_main else contextlib.nullcontext()
 
 
-def _new_task(settings: Settings, *, report: Report) -> tuple[Task, Settings]:
-    """A freshly initialised task; a conditioner and `init_from` are read now, and never again."""
+def _new_task(settings: Settings, *, report: Report) -> tuple[Task, Settings, list[Saved]]:
+    """A freshly initialised task, and what it started from: a conditioner and `init_from` are read now, never again."""
+    sources = []
     if settings.model.trainer_cls != SRDIFF:
         task = build_task(settings)
     else:
@@ -143,6 +149,7 @@ def _new_task(settings: Settings, *, report: Report) -> tuple[Task, Settings]:
         task = build_task(settings)
         if conditioner.saved is not None and conditioner.state is not None and isinstance(task, SRDiffTask):
             report("conditioner: " + loaded(task.model.rrdb, conditioner.saved))
+            sources.append(conditioner.saved)
     if settings.training.init_from:
         saved = open_saved(Path(settings.training.init_from), report=report)
         fitting, fresh, unused = load_matching(task.model, saved.state)
@@ -151,7 +158,8 @@ def _new_task(settings: Settings, *, report: Report) -> tuple[Task, Settings]:
         report(
             f"init_from {saved.path}: {len(fitting)} tensors loaded; new: {_names(fresh)}; not used: {_names(unused)}"
         )
-    return task, settings
+        sources.append(saved)
+    return task, settings, sources
 
 
 def _names(names: list[str]) -> str:
@@ -261,8 +269,8 @@ def check_normalisation(saved: Saved, data: BreizhSRDataset) -> None:
     maxima = saved.content.get("maxima")
     if maxima is not None and list(maxima) != list(data.maxima):
         raise DataError(
-            f"{saved.path} was trained with normalisation {list(maxima)}, "
-            f"but the data was prepared with {list(data.maxima)}"
+            f"{saved.path} was trained with normalisation {list(maxima)}, but the data was prepared with "
+            f"{list(data.maxima)}: prepare it with `preprocess_data.py --maxima {' '.join(map(str, maxima))}`"
         )
 
 

@@ -177,6 +177,14 @@ def test_percentiles_of_the_train_split(tmp_path: Path) -> None:
     assert prepare_quietly(root).maxima == PUBLISHED_MAXIMA
 
 
+def test_maxima_of_another_data_set(tmp_path: Path) -> None:
+    root = write_raw(tmp_path)
+    succeed(SCRIPT, root, "--maxima", 0.3, 0.25, 0.2, cwd=tmp_path)
+    dataset = BreizhSRDataset(root, "train")
+    assert dataset.maxima == (0.3, 0.25, 0.2)
+    assert read_manifest(root / "preprocessed").normalisation == "as given"
+
+
 @pytest.mark.parametrize("percent", [0.5, 50, 98, 100])
 def test_percentile_of_counts(percent: float) -> None:
     counts = np.array([3, 0, 0, 5, 1, 0, 2])
@@ -320,6 +328,8 @@ def test_the_command(tmp_path: Path) -> None:
         (["ROOT", "--max_s2_image", "3"], 2, "did you mean --max_s2_images?"),
         (["ROOT", "--max_s2_images", "0"], 2, "must be 1 or more"),
         (["ROOT", "--percentiles", "101"], 2, "must lie in (0, 100]"),
+        (["ROOT", "--maxima", "2058", "1583", "1118"], 2, "must lie in (0, 7)"),
+        (["ROOT", "--maxima", "0.2", "0.2", "0.2", "--percentiles", "98"], 2, "not allowed with argument"),
         (["absent"], 3, "data folder absent doesn't exist"),
         (["ROOT", "--output", "ROOT/dataset_train.pkl"], 3, "--output says where to write"),
         (["ROOT", "--output", "ROOT/foreign"], 3, "belongs to something else"),

@@ -71,6 +71,19 @@ def test_conditions_and_starts_others(averaged: Experiments, experiments: Experi
     assert same(dict(experiments.checkpoint("tuned", 1)["state_dict"]["model"]), dict(state))
 
 
+@pytest.mark.parametrize(("config", "key"), [("srdiff", "rrdb_ckpt"), ("rrdb", "init_from")])
+def test_nothing_starts_from_another_normalisation(
+    averaged: Experiments, experiments: Experiments, config: str, key: str
+) -> None:
+    """The colours that a conditioner, or a pretrained model, knows would be others."""
+    foreign = experiments.root / "foreign.pt"
+    torch.save({**torch.load(averaged.root / "model.pt", weights_only=True), "maxima": [0.25, 0.2, 0.15]}, foreign)
+    done = experiments.train("mixed", config, **{key: foreign})
+    assert done.returncode == 3
+    assert "prepare it with `preprocess_data.py --maxima 0.25 0.2 0.15`" in done.stderr.splitlines()[-1]
+    assert not list(experiments.folder("mixed").glob("*.ckpt"))
+
+
 def test_a_diffusion_model_travels_with_its_conditioner(averaged: Experiments, experiments: Experiments) -> None:
     options: dict[str, object] = {"rrdb_ckpt": averaged.root / "model.pt", "max_updates": 2}
     experiments.train("srdiff", "srdiff", **options).succeeded()
