@@ -13,6 +13,7 @@ from typing import Any
 import yaml
 
 from utils.errors import ConfigError
+from utils.files import is_text
 from utils.settings import KEYS, SECTIONS, Model, Settings
 
 Flat = dict[str, Any]
@@ -197,8 +198,8 @@ def nearest_key(name: str) -> str:
 
 
 def _is_plain(text: str) -> bool:
-    """Whether it may name a file: no zero byte, no half of a character."""
-    return not any(sign == "\0" or "\ud800" <= sign <= "\udfff" for sign in text)
+    """Whether it may name a file."""
+    return "\0" not in text and is_text(text)
 
 
 def _cast(value: Any, kind: Any, *, name: str, source: str) -> Any:

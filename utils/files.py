@@ -58,6 +58,11 @@ def write_text(path: Path, text: str) -> None:
         aside.write_text(text, encoding="utf-8")
 
 
+def is_text(text: str) -> bool:
+    """Whether a text can be written to a file: it holds no half of a character (a surrogate)."""
+    return not any("\ud800" <= sign <= "\udfff" for sign in text)
+
+
 def archive_fault(archive: zipfile.ZipFile, *, size: int) -> str | None:
     """Why an archive of ``size`` bytes is none of torch's, by the list of its parts alone: no part is read."""
     entries = archive.infolist()

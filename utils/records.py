@@ -12,6 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from utils.files import is_text
+
 Key = int | str
 
 _MOST_ROWS = 10_000_000
@@ -62,7 +64,7 @@ class Decoder:
         blocks, (column_axis, row_axis) = _blocks(
             frame.state["_mgr"] if "_mgr" in frame.state else frame.state["_data"]
         )
-        names = [str(name) for name in self._known(column_axis)]
+        names = [str(self.value(name)) for name in self._known(column_axis)]
         index = [_label(self.value(label)) for label in self._known(row_axis)]
         columns: dict[str, list[Any]] = {}
         for values, places in blocks:
@@ -81,11 +83,18 @@ class Decoder:
         return [int(place) for place in self._known(x)]
 
     def value(self, x: Any) -> Any:
-        """A plain value: str, int, float, bool, None, numpy.datetime64, a list or a dict of these; else None."""
+        """A plain value: str, int, float, bool, None, numpy.datetime64, a list or a dict of these; else None.
+
+        Raises ValueError for what can't be written down again: half a character, numbers of more than 64 bits.
+        """
         if isinstance(x, np.datetime64):
             return x.astype("M8[us]")
         if isinstance(x, np.generic):
             return None if isinstance(x, np.timedelta64) else x.item()
+        if isinstance(x, str) and not is_text(x):
+            raise ValueError("a text that holds half a character")
+        if isinstance(x, int) and x.bit_length() > 64:
+            raise ValueError("a number of more than 64 bits")
         if x is None or isinstance(x, (str, int, float)):
             return x
         if id(x) not in self._read:

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from utils.errors import DataError
-from utils.files import archive_fault, write_text, written_aside
+from utils.files import archive_fault, is_text, write_text, written_aside
 from utils.tables import Key
 
 FORMAT = "misr-store"
@@ -311,11 +311,15 @@ def open_shard(folder: Path, info: ShardInfo, geometry: Geometry) -> Shard:
         if not _is_plain(x) or x.dtype != dtype or x.shape != shape or not x.is_contiguous():
             raise DataError(f"{path}: {name} is not {dtype} {list(shape)}; prepare the data anew")
     keys = shard.get("key")
-    if not isinstance(keys, list) or len(keys) != info.samples or not all(type(key) in (int, str) for key in keys):
+    if not isinstance(keys, list) or len(keys) != info.samples or not all(map(_is_key, keys)):
         raise DataError(f"{path}: its keys don't match its samples; prepare the data anew")
     if ((shard["single"] < -1) | (shard["single"] >= info.singles)).any():
         raise DataError(f"{path}: single names rows that there are not; prepare the data anew")
     return shard
+
+
+def _is_key(x: Any) -> bool:
+    return (type(x) is int and x.bit_length() <= 64) or (type(x) is str and is_text(x))
 
 
 def _is_plain(x: Any) -> TypeGuard[Tensor]:

@@ -232,6 +232,7 @@ SHARDS: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
     "a shared number": (shared, r"matching is not torch.float32 \[4, 3, 256\]"),
     "too few keys": (lambda s: s["key"].pop(), "its keys don't match its samples"),
     "keys that are none": (lambda s: s.update(key=[["a"]] * len(s["key"])), "its keys don't match its samples"),
+    "keys that can't be written": (lambda s: s["key"].__setitem__(0, "\ud800"), "its keys don't match its samples"),
     "no memory": (lambda s: s.update(lr=s["lr"].to("meta")), "lr is not torch.int16"),
     "sparse": (lambda s: s.update(lr=s["lr"].to_sparse()), "lr is not torch.int16"),
     "a gradient": (lambda s: s["matching"].requires_grad_(), "matching is not torch.float32"),

@@ -309,6 +309,15 @@ def test_shared_values_are_read_once(tmp_path: Path) -> None:
         read_table(path)
 
 
+@pytest.mark.parametrize("value", ["a\ud800", {"a": ["\udfff"]}, 1 << 70])
+def test_values_that_no_file_can_hold(tmp_path: Path, value: Any) -> None:
+    """Results are written by row label, in UTF-8: half a character would stop that, after hours."""
+    path = tmp_path / "table.pkl"
+    path.write_bytes(dumps(frame_with([value])))
+    with pytest.raises(DataError, match=r"half a character|more than 64 bits"):
+        read_table(path)
+
+
 def test_other_files(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="can't be read"):
         read_table(tmp_path / "absent.pkl")
