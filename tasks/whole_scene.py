@@ -1,5 +1,6 @@
 """Whole scenes: tiles through a network, kept until all are there, then one georeferenced result."""
 
+import math
 import os
 import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -101,7 +102,6 @@ def predict_scene(
             batch=batch,
             smaller=lambda size: note(f"out of memory on {world.device}: going on with {size} windows at a time"),
         )
-        order = layout.order()
         about = {**tags, "TARGET_DATE": str(target or "unknown")}
         aim = request._replace(overwrite=False)
         work = _work(
@@ -110,7 +110,13 @@ def predict_scene(
         if world.is_main:
             pixels = region.rows.size * region.columns.size * predictor.scale**2
             results = pixels * files.bytes_a_pixel(predictor.channels)
-            _state_disk(request.output.parent, tiles=len(order) * tiles.record.itemsize, results=results, note=note)
+            _state_disk(
+                request.output.parent,
+                tiles=math.prod(layout.counts) * tiles.record.itemsize,
+                results=results,
+                note=note,
+            )
+        order = layout.order()
         scratch = Scratch(_scratch_folder(request.output), record=tiles.record, work=work, first=world.is_main)
         world.barrier()
         done = scratch.finished()
