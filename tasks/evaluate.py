@@ -16,6 +16,7 @@ from tasks.results import Evaluated, comparison, write_results
 from tasks.task import Address, Result, Task
 from utils.dataloader import Batch, BreizhSRDataset, collate, evaluation_loader
 from utils.distributed import World
+from utils.files import quoted
 from utils.images import Picture, picture, save_png
 from utils.lpips import LPIPS
 from utils.radiometry import normalise_hr
@@ -166,10 +167,10 @@ class PictureSaver:
             if result.backbone is not None:
                 shown["RRDB"] = result.backbone[i]
             for name, image in shown.items():
-                save_png(picture(image), self.folder / name / f"{key}.png")
+                save_png(picture(image), self.folder / name / f"{quoted(key)}.png")
             views = batch.lr[i]  # (T, C, h, w)
             for number, view in enumerate(views):
-                file = f"{key}.png" if len(views) == 1 else f"{key}_{number}.png"
+                file = f"{quoted(key)}.png" if len(views) == 1 else f"{quoted(key)}_{number}.png"
                 save_png(picture(view), self.folder / "LR" / file)
 
     def intermediate(self, task: Task, batch: Batch, *, samples: int) -> Any:

@@ -15,6 +15,7 @@ import tarfile
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, get_args
 
 import numpy as np
@@ -27,6 +28,7 @@ from hypothesis import strategies as st
 from data_gen.inspection.look import look
 from data_gen.own.build import Wanted, build
 from tasks.build import build_task, check
+from tasks.evaluate import PictureSaver
 from tasks.experiment import open_experiment, translated
 from tasks.learner import Learner
 from tests.data import prepare_quietly, write_raster, write_raw
@@ -42,6 +44,7 @@ from utils.distributed import world
 from utils.errors import CheckpointError, ConfigError, DataError, TrainingError, UserError
 from utils.lpips import load_lpips
 from utils.raster import AlignedReader, grid_of
+from utils.report_pictures import save_pictures
 from utils.settings import KEYS
 from utils.store import MANIFEST, checksum, read_manifest
 from utils.tables import ALLOWED, Table, read_table
@@ -602,6 +605,20 @@ def test_any_damage_to_a_checkpoint(checkpoint: Path, tmp_path: Path, seed: int)
         return
     whole = read_training(checkpoint)["state_dict"]["model"]
     assert all(torch.equal(state[name], whole[name]) for name in whole)
+
+
+def test_labels_lead_nowhere(tmp_path: Path) -> None:
+    """A row label names the files of its pictures, and no other."""
+    image = torch.zeros(1, 3, 8, 8)
+    batch: Any = SimpleNamespace(keys=["../../../x"], hr=image, base=image, lr=image[None])
+    result: Any = SimpleNamespace(sr=image, backbone=None)
+    folder = tmp_path / "checkpoints" / "a"
+    wanted = settings_from({"trainer_cls": "rrdb", "test_save_png": True}, source="a.yaml")
+    PictureSaver(folder, 1, settings=wanted).save(result, batch)
+    save_pictures(folder, "..", {"truth": np.zeros((8, 8, 3), dtype=np.uint8)})
+    written = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert {path.parent.relative_to(folder).parts[0] for path in written} == {"results_1_", "report_pictures"}
+    assert {path.parent.name for path in written} == {"SR", "HR", "UP", "LR", "%2E."}
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -1,11 +1,15 @@
 """Files that appear whole or not at all."""
 
 import contextlib
+import hashlib
 import os
 import shutil
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import quote
+
+_LONGEST = 180  # characters of a file's name; file systems allow 255, with what is put before and behind
 
 
 @contextlib.contextmanager
@@ -61,6 +65,17 @@ def write_text(path: Path, text: str) -> None:
 def is_text(text: str) -> bool:
     """Whether a text can be written to a file: it holds no half of a character (a surrogate)."""
     return not any("\ud800" <= sign <= "\udfff" for sign in text)
+
+
+def quoted(label: object) -> str:
+    """A label as a file's name: quoted as in addresses, so that it leads nowhere; plain ones stay as they are.
+
+    `unquote` gives the label back, but for one that is longer than names can be: that ends in its checksum.
+    """
+    name = quote(str(label), safe="")
+    if len(name) > _LONGEST:
+        name = f"{name[:_LONGEST]}~{hashlib.sha256(name.encode()).hexdigest()[:12]}"
+    return f"%2E{name[1:]}" if name.startswith(".") else name
 
 
 def archive_fault(archive: zipfile.ZipFile, *, size: int) -> str | None:

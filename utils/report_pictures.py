@@ -6,13 +6,14 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
 from typing import NamedTuple
-from urllib.parse import quote, unquote
+from urllib.parse import unquote
 
 import numpy as np
 import pandas as pd
 from PIL import Image
 
 from utils.errors import DataError
+from utils.files import quoted
 from utils.images import Picture, save_png
 from utils.metric_table import METRICS
 from utils.patch_table import methods
@@ -48,7 +49,7 @@ def choose_examples(values: Sequence[float], *, metric: str = "psnr", number: in
 def save_pictures(folder: Path, key: object, pictures: Mapping[str, Picture]) -> None:
     """Keep the pictures of one patch for comparisons: report_pictures/<key>/<name>.png, quoted as in addresses."""
     for name, pixels in pictures.items():
-        save_png(pixels, folder / FOLDER / quote(str(key), safe="") / f"{quote(name, safe='')}.png")
+        save_png(pixels, folder / FOLDER / quoted(key) / f"{quoted(name)}.png")
 
 
 def load_pictures(folder: Path) -> dict[str, dict[str, Picture]]:
