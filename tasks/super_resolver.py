@@ -42,6 +42,7 @@ class SuperResolver:
         self.amount = settings.data.sen2_amount
         self.maxima = tuple(maxima or PUBLISHED_MAXIMA)
         self.stochastic = task.sampler_name is not None
+        self.about = repr(settings)
 
     @cached_property
     def halo(self) -> int:

@@ -32,6 +32,7 @@ class Predictor(Protocol):
     amount: int  # acquisitions that it wants; 1: a single image
     maxima: tuple[float, ...]  # reflectance of each band that is normalised to 1
     stochastic: bool  # results depend on noise
+    about: str  # what else results depend on, as the sampler: tiles of another are not taken for its own
 
     @property
     def halo(self) -> int:

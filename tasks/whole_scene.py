@@ -186,7 +186,7 @@ def _work(acquisitions: Sequence[Acquisition], predictor: Predictor, world: Worl
     """Everything that pixels depend on: tiles of other work must not be taken for this one's."""
     paths = sorted({path for a in acquisitions for path, _ in (*a.bands, *([a.classes] if a.classes else []))})
     files = [(str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns) for path in paths]
-    network = (predictor.scale, predictor.channels, predictor.amount, predictor.maxima, predictor.halo)
+    network = (predictor.scale, predictor.channels, predictor.amount, predictor.maxima, predictor.halo, predictor.about)
     where = (world.device.type, torch.__version__)
     return {
         name: repr(x) for name, x in (what | locals()).items() if name not in ("what", "paths", "predictor", "world")

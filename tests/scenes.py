@@ -127,6 +127,7 @@ class Network:
     channels = 3
     maxima: tuple[float, ...] = PUBLISHED_MAXIMA
     stochastic = False
+    about = ""
     halo = 4
 
     def __init__(self, *, amount: int = 3) -> None:

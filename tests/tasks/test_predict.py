@@ -447,6 +447,22 @@ def test_tiles_of_other_work_are_not_taken(clouded: Path, tmp_path: Path) -> Non
     np.testing.assert_array_equal(result, predict(Network(), [clouded], tmp_path / "b.tif", tile=40, target=target))
 
 
+def test_tiles_of_another_sampler_are_not_taken(clouded: Path, tmp_path: Path) -> None:
+    class Stops(Network):
+        about = "sampler_steps=15"
+
+        def __call__(self, series: Series, noise: Noise) -> Tensor:
+            if self.passes > 5:
+                raise KeyboardInterrupt
+            return super().__call__(series, noise) + 0.1
+
+    out = tmp_path / "out.tif"
+    with pytest.raises(KeyboardInterrupt):
+        predict(Stops(), [clouded], out, tile=40)
+    result = predict(Network(), [clouded], out, tile=40)
+    np.testing.assert_array_equal(result, predict(Network(), [clouded], tmp_path / "b.tif", tile=40))
+
+
 SHARDED = """
 import sys
 from pathlib import Path
