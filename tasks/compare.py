@@ -1,16 +1,19 @@
 """Compare experiments on the same test set: python tasks/compare.py checkpoints/A checkpoints/B ... [--output DIR]
 
 Writes a table with intervals, paired differences and tests (comparison.md, .tex, .csv), a plot (.svg), and the same
-patches side by side (.png).
+patches side by side (.png, --patches N of them).
 """
 
 import argparse
+import math
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+import numpy as np
 import pandas as pd
 from PIL import Image
 
@@ -19,11 +22,11 @@ from utils.cli import Parser, run
 from utils.comparison import compare
 from utils.errors import ConfigError, DataError
 from utils.files import write_text
-from utils.images import save_png, sheet
+from utils.images import Picture, save_png, sheet
 from utils.patch_table import column, read_table
 from utils.report_pictures import load_pictures
 
-PATCHES_SHOWN = 8
+PATCHES_SHOWN = 8  # rows of the picture
 
 
 def names_of(folders: list[Path]) -> dict[str, Path]:
@@ -44,29 +47,56 @@ def _name(folder: Path) -> str:
     return "/".join(below) or folder.name
 
 
-def side_by_side(folders: Mapping[str, Path], tables: Mapping[str, pd.DataFrame]) -> Image.Image | None:
-    """The patches of which all kept pictures: input, bicubic, results, truth; None where there is no such patch."""
+class Sheet(NamedTuple):
+    """Patches side by side, and in words which they are."""
+
+    image: Image.Image
+    note: str
+
+
+def side_by_side(
+    folders: Mapping[str, Path], tables: Mapping[str, pd.DataFrame], *, patches: int = PATCHES_SHOWN
+) -> Sheet | None:
+    """Input, bicubic, results and truth of patches on which PSNR differs most; None where none has all pictures."""
     kept = {name: load_pictures(folder) for name, folder in folders.items()}
     first = next(iter(kept))
-    shared = [key for key in tables[first]["key"] if all(key in pictures for pictures in kept.values())][:PATCHES_SHOWN]
+    shared = [key for key in tables[first]["key"] if all(key in pictures for pictures in kept.values())]
     if not shared:
         return None
     psnr = {name: dict(zip(table["key"], column(table, "psnr"), strict=True)) for name, table in tables.items()}
-    titles = ["nearest input", "bicubic", *folders, "truth"]
-    rows, captions = [], []
-    for key in shared:
-        common = kept[first][key]
-        results = [kept[name][key].get("result") for name in folders]
-        rows.append([common.get("nearest input"), common.get("bicubic"), *results, common.get("truth")])
-        captions.append([f"patch {key}", "", *(f"{psnr[name][key]:.2f} dB" for name in folders), ""])
-    return sheet(rows, titles, captions)
+    chosen = sorted(shared, key=lambda key: -_range([of[key] for of in psnr.values()]))[:patches]
+    common = {title: [kept[first][key].get(title) for key in chosen] for title in ("nearest input", "bicubic", "truth")}
+    results = [[kept[name][key].get("result") for key in chosen] for name in folders]
+    before = [common["nearest input"]]
+    if not any(_same(common["bicubic"], of) for of in results):  # an experiment may be bicubic interpolation itself
+        before.append(common["bicubic"])
+    short = comparison_tables.short_names(list(folders))
+    titles = [*("nearest input", "bicubic")[: len(before)], *(short[name] for name in folders), "truth"]
+    rows = [list(row) for row in zip(*before, *results, common["truth"], strict=True)]
+    captions = [
+        [f"patch {key}", ""][: len(before)] + [f"{psnr[name][key]:.2f} dB" for name in folders] + [""] for key in chosen
+    ]
+    image = sheet(rows, titles, captions)
+    return Sheet(image, f"the {len(chosen)} of {len(shared)} patches with pictures on which PSNR differs most")
+
+
+def _range(values: Sequence[float]) -> float:
+    """From the least to the largest value; infinite ones (identical images) come first, NaN last."""
+    known = [value for value in values if not math.isnan(value)]
+    return max(known) - min(known) if known and min(known) < math.inf else -math.inf
+
+
+def _same(a: Sequence[Picture | None], b: Sequence[Picture | None]) -> bool:
+    return all(x is not None and y is not None and np.array_equal(x, y) for x, y in zip(a, b, strict=True))
 
 
 def main(options: argparse.Namespace) -> None:
     folders = names_of(options.experiments)
     tables = {name: read_table(folder) for name, folder in folders.items()}
     comparison = compare(tables)
-    pictures = side_by_side(folders, tables)
+    if options.patches < 1:
+        raise ConfigError(f"--patches must be at least 1, not {options.patches}")
+    pictures = side_by_side(folders, tables, patches=options.patches)
     texts = {
         "md": comparison_tables.markdown(comparison),
         "tex": comparison_tables.latex(comparison),
@@ -77,13 +107,13 @@ def main(options: argparse.Namespace) -> None:
         for ending, text in texts.items():
             write_text(options.output / f"comparison.{ending}", text)
         if pictures:
-            save_png(pictures, options.output / "comparison.png")
+            save_png(pictures.image, options.output / "comparison.png")
     except OSError as error:
         raise ConfigError(f"--output {options.output} can't be written: {error.strerror}") from error
     for sentence in comparison_tables.sentences(comparison):
         sys.stdout.write(f"{sentence}\n")
     sys.stdout.write(f"\n{comparison_tables.overview(comparison)}\n")
-    shown = "" if pictures else "; no pictures: the experiments kept none of the same patches"
+    shown = f"; comparison.png: {pictures.note}" if pictures else "; no pictures: the experiments kept none of the same"
     sys.stdout.write(f"{options.output}: comparison.{{{','.join([*texts, *(['png'] if pictures else [])])}}}{shown}\n")
 
 
@@ -96,5 +126,8 @@ if __name__ == "__main__":
         default=Path("comparison"),
         metavar="DIR",
         help="where tables and pictures go (comparison)",
+    )
+    parser.add_argument(
+        "--patches", type=int, default=PATCHES_SHOWN, metavar="N", help=f"rows of the picture ({PATCHES_SHOWN})"
     )
     run(main, parser)

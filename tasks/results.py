@@ -3,14 +3,20 @@
 import csv
 import json
 import math
+import shlex
 import statistics
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
+import torch
 from PIL import Image
 
+from tasks.experiment import code_version
 from tasks.measuring import Patch, Row, Spectra, mean
 from tasks.task import Task
 from utils.config import flatten
@@ -64,7 +70,11 @@ def write_results(
         "averaged weights": "yes" if evaluated.averaged else "no",
         "split": evaluated.split,
         "sampler": f"{task.sampler_name}, {task.sampler_steps} steps" if task.sampler_name else "none",
-        "seconds per image": f"{seconds_per_image:.3f}",
+        "seconds per image": f"{seconds_per_image:.3g}",
+        **device_of(task),
+        "evaluated": f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
+        "code": code_version(),
+        "command": shlex.join(["python", *sys.argv]),
     }
     write_report(
         folder / "report.html",
@@ -79,13 +89,22 @@ def write_results(
     return summary
 
 
+def device_of(task: Task) -> dict[str, str]:
+    """Where the model is; empty for one without weights."""
+    held = next(chain(task.parameters(), task.buffers()), None)
+    if held is None:
+        return {}
+    threads = f"CPU, {torch.get_num_threads()} threads"
+    return {"device": torch.cuda.get_device_name(held.device) if held.is_cuda else threads}
+
+
 def _mean_spectra(spectra: Spectra) -> dict[str, Spectrum]:
     frequencies = spectra.frequencies.numpy()
     return {name: Spectrum(frequencies, (power / spectra.patches).numpy()) for name, power in spectra.power.items()}
 
 
 def summarise(rows: list[Row], evaluated: Evaluated, *, task: Task, seconds_per_image: float) -> dict[str, Any]:
-    """Means and standard deviations; a metric that could not be had, or is not finite, is null and never 0."""
+    """Means and standard deviations (over n - 1); what could not be had, or is not finite, is null and never 0."""
 
     def figures(prefix: str) -> dict[str, dict[str, float | None]]:
         found = {}
@@ -94,7 +113,7 @@ def summarise(rows: list[Row], evaluated: Evaluated, *, task: Task, seconds_per_
             finite = bool(values) and all(map(math.isfinite, values))
             found[name] = {
                 "mean": mean(values) if finite else None,
-                "std": statistics.pstdev(values) if finite else None,
+                "std": statistics.stdev(values) if finite and len(values) > 1 else None,
             }
         return found
 

@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike
 
 WIDTH, HEIGHT = 380, 240
 _LEFT, _RIGHT, _TOP, _BOTTOM = 52, 12, 26, 40
-_ROW = 22  # of differences
+_ROW, _PANEL, _HEAD = 18, 300, 30  # of differences: height of a row, width of a panel, height of its heading
 # The colours of methods and samplers by class, light and dark: the colour-blind tell them apart.
 COLOURS = {
     "result": ("#1f66c1", "#6ea8ff"),
@@ -23,6 +23,9 @@ COLOURS = {
     "ddpm": ("#202124", "#e8eaed"),
     "ddim": ("#d0761b", "#f2a65a"),
     "dpmpp_2m": ("#1f66c1", "#6ea8ff"),
+    "better": ("#1f66c1", "#6ea8ff"),
+    "worse": ("#d0761b", "#f2a65a"),
+    "unclear": ("#80868b", "#9aa0a6"),
 }
 
 
@@ -34,6 +37,7 @@ class Axis(NamedTuple):
     high: float
     logarithmic: bool = False  # the values are powers of ten already: ticks are written as such
     texts: Mapping[float, str] | None = None
+    whole: bool = False  # ticks are whole numbers
 
 
 class Line(NamedTuple):
@@ -46,26 +50,49 @@ class Line(NamedTuple):
     high: ArrayLike | None = None
 
 
-def histogram(values: Mapping[str, ArrayLike], *, label: str, bins: int = 24) -> str:
-    """How many patches have which value, one outline a method. Values that are not finite are left out."""
+class Row(NamedTuple):
+    """A difference with its interval (NaN: not shown)."""
+
+    mean: float
+    low: float
+    high: float
+    kind: str  # better, worse, unclear: a key of COLOURS
+
+
+def histogram(values: Mapping[str, ArrayLike], *, label: str, bins: int | None = None) -> str:
+    """How many patches have which value, one method above the other, with a line at the mean.
+
+    Values that are not finite are left out. ``bins``: else a few for few patches, at most 24.
+    """
     finite = {name: _finite(column) for name, column in values.items()}
     everything = np.concatenate(list(finite.values())) if finite else np.zeros(0)
     if not len(everything):
         return empty("no finite values")
     low, high = _padded(everything.min(), everything.max(), share=0.0)
-    edges = np.linspace(low, high, bins + 1)
+    most = max(len(column) for column in finite.values())
+    edges = np.linspace(low, high, (bins or min(24, 2 + math.ceil(2 * math.sqrt(most)))) + 1)
     counts = {name: np.histogram(column, edges)[0] for name, column in finite.items()}
-    axes = Axis(label, low, high), Axis("patches", 0, max(1, max(int(count.max()) for count in counts.values())) * 1.05)
+    tallest = max(1, max(int(count.max()) for count in counts.values()))
+    band = tallest * 1.15  # the height of one method, in patches
+    numbers = [value for value, _ in ticks(Axis("", 0, tallest, whole=True), 6 // len(counts))]
+    texts = {i * band + value: f"{value:.0f}" for i in range(len(counts)) for value in numbers}
+    axes = Axis(label, low, high), Axis("patches", 0, band * len(counts), texts=texts)
 
     def body(px: Callable[[float], float], py: Callable[[float], float]) -> str:
         parts = []
-        for name, count in counts.items():
-            points = [(edges[0], 0.0)]
-            for i, height in enumerate(count):
-                points += [(edges[i], float(height)), (edges[i + 1], float(height))]
-            points.append((edges[-1], 0.0))
+        for i, (name, count) in enumerate(reversed(counts.items())):  # the first one on top
+            ground = i * band
+            points = [(edges[0], ground)]
+            for bin_, height in enumerate(count):
+                points += [(edges[bin_], ground + height), (edges[bin_ + 1], ground + height)]
+            points.append((edges[-1], ground))
             path = " ".join(f"{px(x):.1f},{py(y):.1f}" for x, y in points)
             parts.append(f'<polygon class="area {escape(name)}" points="{path}"/>')
+            if len(finite[name]):
+                mean = px(float(finite[name].mean()))
+                parts.append(
+                    f'<path class="bar {escape(name)}" d="M{mean:.1f} {py(ground):.1f}V{py(ground + tallest):.1f}"/>'
+                )
         return "".join(parts)
 
     return _chart(*axes, body, names=list(finite))
@@ -79,11 +106,12 @@ def lines(
     log: bool = False,
     texts: Mapping[float, str] | None = None,
     mark: float | None = None,
+    whole: bool = False,
 ) -> str:
     """Values against x, with intervals as bars.
 
     ``log``: both axes are logarithmic, positions are powers of ten. ``texts``: labels at positions of x, in place of
-    numbers. ``mark``: a position of x with a dashed line.
+    numbers. ``mark``: a position of x with a dashed line. ``whole``: positions of x are whole numbers.
     """
     ready: list[tuple[str, list[np.ndarray]]] = []
     for line in series:
@@ -98,7 +126,7 @@ def lines(
     if not any(len(columns[0]) for _, columns in ready):
         return empty("no finite values")
     xs, lows, highs = (np.concatenate([columns[i] for _, columns in ready]) for i in (0, 2, 3))
-    axes = Axis(x, *_padded(xs.min(), xs.max()), log, texts), Axis(y, *_padded(lows.min(), highs.max()), log)
+    axes = Axis(x, *_padded(xs.min(), xs.max()), log, texts, whole), Axis(y, *_padded(lows.min(), highs.max()), log)
 
     def body(px: Callable[[float], float], py: Callable[[float], float]) -> str:
         parts = [] if mark is None else [f'<path class="zero" d="M{px(mark):.1f} {_TOP}V{HEIGHT - _BOTTOM}"/>']
@@ -116,31 +144,46 @@ def lines(
     return _chart(*axes, body, names=[row[0] for row in ready])
 
 
-def differences(sections: Mapping[str, Sequence[tuple[str, float, float, float]]], *, label: str) -> str:
-    """One row a comparison: name, mean, low, high, below the headings of their sections; a line at 0."""
-    rows = [row for section in sections.values() for row in section if np.isfinite(row[1:]).all()]
-    if not rows:
+def differences(names: Sequence[str], panels: Mapping[str, Sequence[Row]], *, label: str, columns: int = 3) -> str:
+    """Rows of differences by ``names``, in panels side by side, each with an axis and a line at 0 of its own."""
+    if not any(np.isfinite(row[:3]).all() for rows in panels.values() for row in rows):
         return empty("no finite values")
-    low, high = _padded(min(0, *(row[2] for row in rows)), max(0, *(row[3] for row in rows)))
-    height = _TOP + _BOTTOM + _ROW * (len(rows) + len(sections))
-    indent = max(_LEFT, 7 * max(len(row[0]) for row in rows) + 20)
+    indent = 7 * max(map(len, names)) + 20
+    top, step = _TOP + 6, _HEAD + _ROW * len(names) + _BOTTOM  # of the first panel; from one to the next below
+    parts = [f'<text x="8" y="16">{escape(label)}</text>']
+    for i, (heading, rows) in enumerate(panels.items()):
+        x, y = indent + i % columns * _PANEL, top + i // columns * step
+        parts.append(f'<text x="{x + 10}" y="{y + 18}" font-weight="600">{escape(heading)}</text>')
+        if i % columns == 0:
+            for number, name in enumerate(names):
+                at = y + _HEAD + _ROW * number + _ROW // 2 + 4
+                parts.append(f'<text x="{indent - 8}" y="{at}" text-anchor="end">{escape(name)}</text>')
+        parts.append(_differences_panel(rows, x=x, y=y + _HEAD))
+    width = indent + min(columns, len(panels)) * _PANEL
+    return _svg("".join(parts), width=width, height=top + -(-len(panels) // columns) * step, title=label)
+
+
+def _differences_panel(rows: Sequence[Row], *, x: int, y: int) -> str:
+    """One panel, its rows from ``y`` downwards."""
+    shown = [(number, row) for number, row in enumerate(rows) if np.isfinite(row[:3]).all()]
+    low = min([0.0, *(row.low for _, row in shown)])
+    high = max([0.0, *(row.high for _, row in shown)])
+    low, high = _padded(low, high)
+    bottom = y + _ROW * len(rows)
 
     def px(value: float) -> float:
-        return indent + (value - low) / (high - low) * (WIDTH - indent - _RIGHT)
+        return x + 10 + (value - low) / (high - low) * (_PANEL - 24)
 
-    zero = f'<path class="zero" d="M{px(0):.1f} {_TOP}V{height - _BOTTOM}"/>'
-    parts = [_ticks_x(Axis(label, low, high), px, height), zero]
-    y = _TOP - _ROW // 2
-    for heading, section in sections.items():
-        y += _ROW
-        parts.append(f'<text x="4" y="{y + 4}" font-weight="600">{escape(heading)}</text>')
-        for name, mean, bottom, top in section:
-            if np.isfinite([mean, bottom, top]).all():
-                y += _ROW
-                parts.append(f'<text x="{indent - 8}" y="{y + 4}" text-anchor="end">{escape(name)}</text>')
-                parts.append(f'<path class="bar result" d="M{px(bottom):.1f} {y}H{px(top):.1f}"/>')
-                parts.append(f'<circle class="dot result" cx="{px(mean):.1f}" cy="{y}" r="4"/>')
-    return _svg("".join(parts), height=height, title=label)
+    parts = []
+    for value, text in ticks(Axis("", low, high), 4):
+        parts.append(f'<path class="grid" d="M{px(value):.1f} {y}V{bottom}"/>')
+        parts.append(f'<text x="{px(value):.1f}" y="{bottom + 16}" text-anchor="middle">{escape(text)}</text>')
+    parts.append(f'<path class="zero" d="M{px(0):.1f} {y}V{bottom}"/>')
+    for number, row in shown:
+        at, kind = y + _ROW * number + _ROW // 2, escape(row.kind)
+        parts.append(f'<path class="bar {kind}" d="M{px(row.low):.1f} {at}H{px(row.high):.1f}"/>')
+        parts.append(f'<circle class="dot {kind}" cx="{px(row.mean):.1f}" cy="{at}" r="4"/>')
+    return "".join(parts)
 
 
 def empty(message: str) -> str:
@@ -151,7 +194,9 @@ def empty(message: str) -> str:
 
 def standalone(svg: str) -> str:
     """A chart as a file of its own, on white."""
-    return svg.replace("<svg ", f'<svg xmlns="http://www.w3.org/2000/svg" width="{2 * WIDTH}" ', 1).replace(
+    width = svg.split('viewBox="0 0 ', 1)[1].split(" ", 1)[0]
+    shown = max(2 * WIDTH, int(width))  # small ones are enlarged
+    return svg.replace("<svg ", f'<svg xmlns="http://www.w3.org/2000/svg" width="{shown}" ', 1).replace(
         "</title>", f'</title><style>{style()}</style><rect width="100%" height="100%" fill="#fff"/>', 1
     )
 
@@ -177,29 +222,29 @@ def _chart(x: Axis, y: Axis, body: Callable[..., str], *, names: Sequence[str]) 
     def py(value: float) -> float:
         return HEIGHT - _BOTTOM - (value - y.low) / (y.high - y.low) * (HEIGHT - _TOP - _BOTTOM)
 
-    parts = [_ticks_x(x, px, HEIGHT)]
+    parts = [_ticks_x(x, px)]
     for value, text in ticks(y):
         parts.append(f'<path class="grid" d="M{_LEFT} {py(value):.1f}H{WIDTH - _RIGHT}"/>')
         parts.append(f'<text x="{_LEFT - 6}" y="{py(value) + 4:.1f}" text-anchor="end">{text}</text>')
     parts.append(f'<text x="4" y="14">{escape(y.label)}</text>')
-    left = WIDTH - _RIGHT
+    left: float = WIDTH - _RIGHT
     for name in reversed(names):
-        left -= 7 * len(name) + 28
-        parts.append(f'<rect class="key {escape(name)}" x="{left}" y="6" width="10" height="10" rx="2"/>')
-        parts.append(f'<text x="{left + 14}" y="15">{escape(name)}</text>')
+        left -= 6.4 * len(name) + 22
+        parts.append(f'<rect class="key {escape(name)}" x="{left:.1f}" y="6" width="10" height="10" rx="2"/>')
+        parts.append(f'<text x="{left + 14:.1f}" y="15">{escape(name)}</text>')
     return _svg("".join(parts) + body(px, py), height=HEIGHT, title=f"{y.label} against {x.label}")
 
 
-def _ticks_x(axis: Axis, px: Callable[[float], float], height: int) -> str:
+def _ticks_x(axis: Axis, px: Callable[[float], float]) -> str:
     parts = []
     for value, text in ticks(axis):
-        parts.append(f'<path class="grid" d="M{px(value):.1f} {_TOP}V{height - _BOTTOM}"/>')
+        parts.append(f'<path class="grid" d="M{px(value):.1f} {_TOP}V{HEIGHT - _BOTTOM}"/>')
         parts.append(
-            f'<text x="{px(value):.1f}" y="{height - _BOTTOM + 16}" text-anchor="middle">{escape(text)}</text>'
+            f'<text x="{px(value):.1f}" y="{HEIGHT - _BOTTOM + 16}" text-anchor="middle">{escape(text)}</text>'
         )
     half = 3.1 * len(axis.label) + 4
     middle = max(half, min((px(axis.low) + px(axis.high)) / 2, WIDTH - half))  # long labels stay inside
-    parts.append(f'<text x="{middle:.1f}" y="{height - 6}" text-anchor="middle">{escape(axis.label)}</text>')
+    parts.append(f'<text x="{middle:.1f}" y="{HEIGHT - 6}" text-anchor="middle">{escape(axis.label)}</text>')
     return "".join(parts)
 
 
@@ -211,7 +256,7 @@ def ticks(axis: Axis, count: int = 6) -> list[tuple[float, str]]:
     rough = span / count
     power = 10.0 ** math.floor(math.log10(rough))
     step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= rough * 0.999)
-    if axis.logarithmic:
+    if axis.logarithmic or axis.whole:
         step = max(1.0, round(step))
     first = math.ceil(axis.low / step - 1e-9)
     values = [step * i for i in range(first, first + 2 * count + 2) if step * i <= axis.high + 1e-9 * span]
@@ -230,8 +275,8 @@ def _finite(values: ArrayLike) -> np.ndarray:
     return numbers[np.isfinite(numbers)]
 
 
-def _svg(content: str, *, height: int, title: str) -> str:
+def _svg(content: str, *, height: int, title: str, width: int = WIDTH) -> str:
     return (
-        f'<svg class="chart" viewBox="0 0 {WIDTH} {height}" role="img" aria-label="{escape(title)}">'
+        f'<svg class="chart" viewBox="0 0 {width} {height}" role="img" aria-label="{escape(title)}">'
         f"<title>{escape(title)}</title>{content}</svg>"
     )

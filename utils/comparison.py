@@ -21,7 +21,7 @@ class Pair(NamedTuple):
     first: str
     second: str
     difference: Difference  # first minus second
-    adjusted_p: float  # Wilcoxon's, adjusted for all comparisons of the table (Holm)
+    adjusted_p: float  # Wilcoxon's, adjusted for all pairs in this metric (Holm)
 
 
 class Comparison(NamedTuple):
@@ -48,13 +48,12 @@ def compare(tables: Mapping[str, pd.DataFrame]) -> Comparison:
     summaries = {
         name: {metric: summarise(column(table, metric)) for metric in metrics} for name, table in aligned.items()
     }
-    found = [
-        (metric, first, second, compare_pairs(column(aligned[first], metric), column(aligned[second], metric)))
-        for metric in metrics
-        for first, second in combinations(names, 2)
-    ]
-    adjusted = holm([difference.wilcoxon_p for *_, difference in found])
-    pairs = [Pair(*row, p) for row, p in zip(found, adjusted, strict=True)]
+    pairs = []
+    for metric in metrics:
+        columns = {name: column(table, metric) for name, table in aligned.items()}
+        found = [(a, b, compare_pairs(columns[a], columns[b])) for a, b in combinations(names, 2)]
+        adjusted = holm([difference.wilcoxon_p for *_, difference in found])
+        pairs += [Pair(metric, *row, p) for row, p in zip(found, adjusted, strict=True)]
     return Comparison(names, metrics, len(aligned[names[0]]), summaries, pairs)
 
 

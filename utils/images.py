@@ -15,6 +15,7 @@ Picture = NDArray[np.uint8]  # (H, W, 3)
 
 # From black over violet and orange to light yellow: perceptually ordered, readable in grey and by the colour-blind.
 _HEAT = ((0, 0, 4), (59, 15, 112), (140, 41, 129), (222, 73, 104), (254, 159, 109), (252, 253, 191))
+ERROR_MAXIMUM, SPREAD_MAXIMUM = 64, 32  # digital numbers at which maps are brightest
 _INK, _PAPER = (32, 33, 36), (255, 255, 255)
 
 
@@ -31,12 +32,12 @@ def heat(values: Tensor, *, maximum: float) -> Picture:
     return np.stack(bands, axis=-1).round().astype(np.uint8)
 
 
-def error_map(sr: Tensor, hr: Tensor, *, maximum: float = 64) -> Picture:
+def error_map(sr: Tensor, hr: Tensor, *, maximum: float = ERROR_MAXIMUM) -> Picture:
     """The absolute error of two images (3, H, W), mean over channels, in colour; ``maximum`` in digital numbers."""
     return heat((to_integers(sr).float() - to_integers(hr).float()).abs().mean(dim=0), maximum=maximum)
 
 
-def spread_map(samples: Tensor, *, maximum: float = 32) -> Picture:
+def spread_map(samples: Tensor, *, maximum: float = SPREAD_MAXIMUM) -> Picture:
     """How far samples (K, 3, H, W) of one image lie apart: their standard deviation, mean over channels, in colour."""
     return heat(to_integers(samples).float().std(dim=0, correction=0).mean(dim=0), maximum=maximum)
 

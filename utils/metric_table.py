@@ -12,7 +12,8 @@ class Metric(NamedTuple):
     unit: str  # empty: a pure number
     higher_is_better: bool
     decimals: int
-    meaning: str  # one plain sentence
+    meaning: str  # one plain sentence, and the source
+    judged: bool = True  # False: it describes, and doesn't say which of two methods is better
 
     def format(self, value: float, *, sign: bool = False) -> str:
         """The number as text, without its unit."""
@@ -23,28 +24,62 @@ class Metric(NamedTuple):
     def with_unit(self, text: str) -> str:
         return f"{text} {self.unit}" if self.unit else text
 
+    @property
+    def heading(self) -> str:
+        """Label, unit and the way that is better, of a table's row or column."""
+        arrow = {True: " ↑", False: " ↓"}[self.higher_is_better] if self.judged else ""
+        return f"{self.label}{f' ({self.unit})' if self.unit else ''}{arrow}"
+
 
 METRICS = {
     "psnr": Metric(
         "PSNR", "dB", True, 2, "Closeness to the truth, pixel by pixel; one dB more is a fifth less squared error."
     ),
-    "ssim": Metric("SSIM", "", True, 4, "Likeness of structures in small windows; 1 is equal."),
-    "lpips": Metric("LPIPS", "", False, 4, "How different the images look, judged by a trained network; 0 is equal."),
+    "ssim": Metric(
+        "SSIM", "", True, 4, "Likeness of structures in windows of 7 pixels; 1 is equal (Wang et al. 2004)."
+    ),
+    "lpips": Metric(
+        "LPIPS",
+        "",
+        False,
+        4,
+        "How different the images look, judged by a trained network (AlexNet); 0 is equal (Zhang et al. 2018).",
+    ),
     "mae": Metric("MAE", "DN", False, 2, "Mean absolute error in digital numbers from 0 to 255."),
     "mse": Metric("MSE", "DN²", False, 1, "Mean squared error: large errors weigh more."),
     "shift_mae": Metric(
         "shift-MAE", "DN", False, 2, "MAE at the best shift of up to 3 pixels: forgives misregistration."
     ),
-    "cpsnr": Metric("cPSNR", "dB", True, 2, "PSNR at the best shift, with each band's brightness corrected."),
+    "cpsnr": Metric(
+        "cPSNR", "dB", True, 2, "PSNR at the best shift, with each band's brightness corrected (Märtens et al. 2019)."
+    ),
     "shift_psnr": Metric("shift-PSNR", "dB", True, 2, "PSNR at the best shift of up to 3 pixels."),
-    "sensor_psnr": Metric("sensor PSNR", "dB", True, 2, "PSNR against the truth in its sensor's own colours."),
-    "sam": Metric("SAM", "°", False, 2, "Mean angle between the colours of result and truth."),
-    "ergas": Metric("ERGAS", "", False, 3, "Relative error over all bands; 0 is equal."),
+    "sensor_psnr": Metric(
+        "sensor PSNR",
+        "dB",
+        True,
+        2,
+        "PSNR against the truth in its sensor's own colours, not matched to the input: includes the radiometric "
+        "difference between the sensors.",
+    ),
+    "sam": Metric("SAM", "°", False, 2, "Mean angle between the colours of result and truth (Kruse et al. 1993)."),
+    "ergas": Metric("ERGAS", "", False, 3, "Relative error over all bands; 0 is equal (Wald 2000)."),
     "sharpness_error": Metric(
-        "sharpness error", "%", False, 1, "By how much the mean gradient is off the truth's; blur makes it large."
+        "sharpness error",
+        "%",
+        False,
+        1,
+        "By how much the mean gradient is off the truth's, either way: blur has too little, noise too much, so a small "
+        "value alone doesn't mean right details (this project's own measure).",
     ),
     "consistency": Metric(
-        "consistency", "DN", False, 2, "Difference to the input when the result is averaged to its pixels."
+        "consistency",
+        "DN",
+        False,
+        2,
+        "Difference to the nearest input when the result is averaged to its pixels (after Aybar et al. 2024). It only "
+        "describes: interpolating that input wins, the truth of another day doesn't.",
+        judged=False,
     ),
 }
 # The column prefixes of metrics.csv: what was measured, by the name that people read.

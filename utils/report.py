@@ -3,7 +3,7 @@
 From plain data only; the page stands by itself in one file.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from html import escape
 from pathlib import Path
 from string import Template
@@ -11,13 +11,13 @@ from string import Template
 import numpy as np
 import pandas as pd
 
-from utils import charts, report_pictures, verdict
+from utils import charts, report_charts, report_pictures, verdict
 from utils.files import write_text
 from utils.metric_table import METHODS, METRICS, known
 from utils.patch_table import column, from_rows, methods
 from utils.report_charts import FACTORS, Spectrum, panel, spectrum_chart
 from utils.report_pictures import Example
-from utils.statistics import Difference, Summary, compare_pairs, format_p, summarise
+from utils.statistics import ENOUGH, Difference, Summary, compare_pairs, format_p, summarise
 
 TEMPLATE = Path(__file__).with_name("report_template.html")
 HEADLINES = ("psnr", "ssim", "lpips", "shift_mae")  # the cards on top
@@ -26,7 +26,8 @@ FACTOR_WORDS = {
     "days_to_nearest": "the distance in days between the truth and its nearest acquisition",
     "valid_dates": "the number of valid dates",
 }
-SHOWN_WORST = 10
+SHOWN_WORST = 10  # at most half of the patches
+IN_SUBTITLE = ("checkpoint", "step", "split", "sampler", "evaluated")  # of the facts
 
 Differences = Mapping[str, Mapping[str, Difference]]  # by the reference's prefix, by metric
 
@@ -47,10 +48,10 @@ def write_report(
     Args:
         path: the file, written aside and renamed.
         name: of the experiment.
-        facts: what is worth knowing first: checkpoint, step, time, data; shown as they are.
+        facts: what was evaluated, how, when: shown as they are, those of IN_SUBTITLE below the title too.
         settings: all keys of the configuration.
         rows: one a patch: ``key``, metrics of the result (names of METRICS), the same with the prefixes of METHODS for
-            other methods, ``days_to_nearest``, ``valid_dates``. What is missing or None is left out.
+            other methods, ``days_to_nearest``, ``valid_dates``, ``spread``. What is missing or None is left out.
         examples: patches to show.
         spectra: by method: result, bicubic, backbone, truth.
         scale: how much finer the result is than the input.
@@ -64,14 +65,15 @@ def write_report(
     main = "psnr" if "psnr" in metrics else metrics[0]
     content = {
         "title": escape(name),
-        "subtitle": escape(" · ".join([f"{len(table)} patches", *(f"{key} {value}" for key, value in facts.items())])),
+        "subtitle": escape(" · ".join([f"{len(table)} patches", *_shortly(facts)])),
         "verdict": _verdict(table, differences, main=main, name=name),
         "cards": "".join(_card(table, differences, metric) for metric in HEADLINES if metric in metrics),
         "table": _metrics_table(table, differences, metrics),
         "table_note": _table_note(table, metrics),
         "choices": "".join(f'<option value="{metric}">{escape(METRICS[metric].label)}</option>' for metric in metrics),
         "panels": "".join(panel(table, metric, hidden=metric != metrics[0]) for metric in metrics),
-        "failures": _failures(table, main),
+        "panels_note": report_charts.note(table),
+        "failures": _failures(table, main, shown={example.row for example in examples}),
         "pictures_note": report_pictures.note(examples),
         "examples": "".join(report_pictures.render(table, example, metric=main) for example in examples)
         or "<p>No pictures were kept.</p>",
@@ -79,10 +81,15 @@ def write_report(
         "spectrum": spectrum_chart(spectra, scale=scale) if spectra else "",
         "facts": _definitions(facts),
         "settings": _definitions(settings),
+        "enough": str(ENOUGH),
         "chart_style": charts.style(),
         "chart_style_dark": charts.style(dark=True),
     }
     write_text(path, Template(TEMPLATE.read_text(encoding="utf-8")).substitute(content))
+
+
+def _shortly(facts: Mapping[str, object]) -> list[str]:
+    return [f"{name} {facts[name]}" for name in IN_SUBTITLE if name in facts]
 
 
 def _differences(table: pd.DataFrame, metrics: Sequence[str]) -> Differences:
@@ -105,7 +112,8 @@ def _verdict(table: pd.DataFrame, differences: Differences, *, main: str, name: 
         if main in of and of[main].pairs:
             who = "It" if sentences else name
             sentences.append(verdict.difference_sentence(main, of[main], name=who, reference=REFERENCES[prefix]))
-            sentences.append(verdict.tally_sentence(of, reference=REFERENCES[prefix]))
+            tally = verdict.tally_sentence(of, reference=REFERENCES[prefix])
+            sentences += [tally] if tally else []
     if not sentences:
         how, summary = METRICS[main], summarise(values)
         sure = verdict.interval(main, summary.low, summary.high)
@@ -142,32 +150,47 @@ def _tone(words: str) -> str:
 def _table_note(table: pd.DataFrame, metrics: Sequence[str]) -> str:
     left_out = {metric: summarise(column(table, metric)).left_out for metric in metrics}
     parts = [f"{METRICS[metric].label} on {count}" for metric, count in left_out.items() if count]
-    return escape(f"Patches without a finite value are left out of means: {', '.join(parts)}." if parts else "")
+    said = [f"Patches without a finite value are left out of means: {', '.join(parts)}."] if parts else []
+    if "lpips" not in metrics:
+        said.append("LPIPS was not measured: its weights were not at hand (lpips_weights).")
+    spread = summarise(report_pictures.spread_of(table))
+    if spread.number:
+        of = METRICS["mae"]
+        sure = verdict.interval("mae", spread.low, spread.high)
+        mean = of.with_unit(of.format(spread.mean))
+        said.append(
+            f"The result is the mean of several samples, which spread by {mean} (standard deviation, mean over pixels "
+            f"and patches; 95% interval {sure})."
+        )
+    return escape(" ".join(said))
 
 
 def _spectrum_note(scale: int) -> str:
     return escape(
-        "Power of the images by the size of details, large ones on the left. The input holds nothing finer than "
-        f"{2 * scale} pixels of the result (the dashed line): the model has added what lies to the right of it. "
-        "A result below the truth is too smooth, one above it too noisy."
+        "Power of the images by the size of details, large ones on the left; their mean over all frequencies is the "
+        f"variance. A pixel of the result is 1/{scale} of the input's (of Sentinel-2's 10 m: {10 / scale:g} m). The "
+        f"input holds nothing finer than {2 * scale} pixels of the result (the dashed line): the model has added what "
+        "lies to the right of it. A result below the truth is too smooth, one above it too noisy. Equal power doesn't "
+        "mean equal details."
     )
 
 
 def _metrics_table(table: pd.DataFrame, differences: Differences, metrics: Sequence[str]) -> str:
-    present = [method for prefix, method in METHODS.items() if known(table, prefix=prefix)]
-    head = ["Metric", *present]
+    result, *others = [method for prefix, method in METHODS.items() if known(table, prefix=prefix)]
+    head = ["Metric", result]
     for prefix in differences:
         head += [f"result − {METHODS[prefix]}", "better on"]
+    head += others
     rows = []
     for metric in metrics:
         how = METRICS[metric]
-        arrow, unit = "↑" if how.higher_is_better else "↓", f" ({how.unit})" if how.unit else ""
-        cells = [f"{escape(how.label + unit)} {arrow}<small>{escape(how.meaning)}</small>"]
-        columns = methods(table, metric)
-        cells += [_summary_cell(metric, summarise(columns.get(method, ()))) for method in present]
+        cells = [f"{escape(how.heading)}<small>{escape(how.meaning)}</small>"]
+        of_methods = methods(table, metric)
+        summaries = [_summary_cell(metric, summarise(of_methods.get(method, ()))) for method in (result, *others)]
+        cells.append(summaries[0])
         for of in differences.values():
             cells += _difference_cells(metric, of[metric]) if metric in of else ["–", "–"]
-        rows.append(cells)
+        rows.append(cells + summaries[1:])
     return _html_table(map(escape, head), rows)
 
 
@@ -186,28 +209,35 @@ def _difference_cells(metric: str, difference: Difference) -> list[str]:
         return ["–", "–"]
     sure = verdict.interval(metric, difference.low, difference.high, sign=True)
     amount = f'<span class="{_tone(words)}">{how.format(difference.mean, sign=True)}</span><small>{sure}</small>'
-    share = 100 * verdict.wins(metric, difference) / difference.pairs
-    return [amount, f"{share:.0f} %<small>{escape(format_p(difference.wilcoxon_p))}</small>"]
+    if not how.judged:
+        return [amount, "–"]
+    won = f"{verdict.wins(metric, difference)} of {difference.pairs}"
+    return [amount, f"{won}<small>{escape(format_p(difference.wilcoxon_p))}</small>"]
 
 
-def _failures(table: pd.DataFrame, main: str) -> str:
-    """Where bicubic was nearer, and the patches that are furthest from the truth."""
+def _failures(table: pd.DataFrame, main: str, *, shown: Collection[int]) -> str:
+    """Where bicubic was nearer, and the patches that are furthest from the truth; ``shown``: those with pictures."""
     how, columns = METRICS[main], methods(table, main)
-    names = ["key", *(factor for factor in FACTORS if factor in table)]
-    worst = verdict.worst(main, columns["result"], number=SHOWN_WORST)
-    text = f"The {len(worst)} patches of the worst {how.label}:"
+    names = [factor for factor in FACTORS if factor in table]
+    worst = verdict.worst(main, columns["result"], number=min(SHOWN_WORST, max(1, len(table) // 2)))
+    text = f"The {len(worst)} patches of the worst {how.label}:" if len(worst) > 1 else f"The worst {how.label}:"
     if "bicubic" in columns:
         nearer = (columns["result"] < columns["bicubic"]) == how.higher_is_better
         lost = table["key"][nearer & (columns["result"] != columns["bicubic"])].tolist()
         listed = f" ({', '.join(lost[:20])}{', …' if len(lost) > 20 else ''})" if lost else ""
         text = f"Bicubic is nearer to the truth on {len(lost)} of {len(table)} patches{listed}. {text}"
     rows = [
-        [escape(_plain(table[name].iloc[row])) for name in names]
+        [_key_cell(table, row, shown=shown), *(escape(_plain(table[name].iloc[row])) for name in names)]
         + [escape(how.with_unit(how.format(values[row]))) for values in columns.values()]
         for row in worst
     ]
-    head = [*(name.replace("_", " ") for name in names), *columns]
+    head = ["key", *(name.replace("_", " ") for name in names), *columns]
     return f'<p>{escape(text)}</p><div class="wide">{_html_table(head, rows)}</div>'
+
+
+def _key_cell(table: pd.DataFrame, row: int, *, shown: Collection[int]) -> str:
+    key = escape(str(table["key"].iloc[row]))
+    return f'<a href="#{report_pictures.address(row)}">{key}</a>' if row in shown else key
 
 
 def _plain(value: object) -> str:

@@ -14,9 +14,9 @@ from PIL import Image
 
 from utils.errors import DataError
 from utils.files import quoted
-from utils.images import Picture, save_png
+from utils.images import ERROR_MAXIMUM, SPREAD_MAXIMUM, Picture, save_png
 from utils.metric_table import METRICS
-from utils.patch_table import methods
+from utils.patch_table import column, methods
 from utils.verdict import worst
 
 FOLDER = "report_pictures"
@@ -65,18 +65,42 @@ def load_pictures(folder: Path) -> dict[str, dict[str, Picture]]:
 
 
 def note(examples: Sequence[Example]) -> str:
+    """What the maps show and in which units, and whether only a part is shown."""
+    shown = {name for example in examples for name in example.pictures}
     sizes = [max(pixels.shape[:2]) for example in examples for pixels in example.pictures.values()]
-    return f"Of each patch the middle {LARGEST} pixels." if sizes and max(sizes) > LARGEST else ""
+    scale = "from 0 (black) to {maximum} DN and more (light yellow)"
+    said = []
+    if "error" in shown:
+        how = scale.format(maximum=ERROR_MAXIMUM)
+        said.append(f"Error: the absolute difference of result and truth, mean over the bands, {how}.")
+    if "spread" in shown:
+        how = scale.format(maximum=SPREAD_MAXIMUM)
+        said.append(f"Spread: the standard deviation of the samples, mean over the bands, {how}.")
+    if sizes and max(sizes) > LARGEST:
+        said.append(f"Of each patch the middle {LARGEST} pixels.")
+    return " ".join(said)
+
+
+def spread_of(table: pd.DataFrame) -> np.ndarray:
+    """The mean standard deviation of each patch's samples in digital numbers, (n,); NaN where there is none."""
+    return column(table, "spread") * 127.5  # the table has it in the networks' range of [-1, 1]
+
+
+def address(row: int) -> str:
+    """The id of a patch's pictures in the page."""
+    return f"patch-{row}"
 
 
 def render(table: pd.DataFrame, example: Example, *, metric: str) -> str:
     """One patch as HTML: a slider between result and truth, and all of its pictures."""
     how, key = METRICS[metric], table["key"].iloc[example.row]
-    values = {name: column[example.row] for name, column in methods(table, metric).items()}
+    numbers = {name: how.with_unit(how.format(of[example.row])) for name, of in methods(table, metric).items()}
+    for name, of in (("error", column(table, "mae")), ("spread", spread_of(table))):
+        if np.isfinite(of[example.row]):
+            numbers[name] = f"{METRICS['mae'].with_unit(METRICS['mae'].format(of[example.row]))} on average"
     figures = []
     for name, pixels in middle(example.pictures).items():
-        value = values.get(name, np.nan)
-        number = "" if np.isnan(value) else f"<br>{escape(how.with_unit(how.format(value)))}"
+        number = f"<br>{escape(numbers[name])}" if name in numbers else ""
         image = f'<img src="{_data_url(pixels)}" alt="{escape(f"{name} of patch {key}")}">'
         button = f'<button type="button" data-name="{escape(name)}" aria-pressed="false">{image}</button>'
         figures.append(f"<figure>{button}<figcaption>{escape(name)}{number}</figcaption></figure>")
@@ -87,7 +111,7 @@ def render(table: pd.DataFrame, example: Example, *, metric: str) -> str:
     )
     heading = f"<h3>{escape(f'{example.title}: patch {key}')}</h3>"
     row = f'<div class="row">{"".join(figures)}</div>'
-    return f'<article class="example">{heading}{slider}{row}</article>'
+    return f'<article class="example" id="{address(example.row)}">{heading}{slider}{row}</article>'
 
 
 def middle(pictures: Mapping[str, Picture]) -> dict[str, Picture]:

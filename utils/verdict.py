@@ -10,11 +10,14 @@ from utils.metric_table import METRICS
 from utils.statistics import Difference, format_p
 
 UNCLEAR = "no clear difference"
+NOT_JUDGED = "not judged"  # of metrics that only describe
 FEWEST = 6  # patches: with fewer, even when one side wins all, Wilcoxon's p is above 0.05
 
 
 def judgement(metric: str, difference: Difference) -> str:
-    """ "better", "worse" or "no clear difference" (see Difference.direction)."""
+    """ "better", "worse" or "no clear difference" (see Difference.direction); "not judged" of what only describes."""
+    if not METRICS[metric].judged:
+        return NOT_JUDGED
     direction = difference.direction * (1 if METRICS[metric].higher_is_better else -1)
     return {1: "better", -1: "worse", 0: UNCLEAR}[direction]
 
@@ -40,7 +43,9 @@ def difference_sentence(metric: str, difference: Difference, *, name: str, refer
     sure = f"95% interval {interval(metric, difference.low, difference.high, sign=True)}"
     counted = f"better on {wins(metric, difference)} of {difference.pairs} patches"
     test = f"Wilcoxon test {format_p(difference.wilcoxon_p)}"
-    if difference.pairs < FEWEST:
+    if words == NOT_JUDGED:
+        said = f"{name} against {reference}"
+    elif difference.pairs < FEWEST:
         said = f"{difference.pairs} patches are too few to tell {name} from {reference}"
     elif words == UNCLEAR:
         said = f"{name} shows {UNCLEAR} to {reference}"
@@ -49,17 +54,20 @@ def difference_sentence(metric: str, difference: Difference, *, name: str, refer
     return f"{said}: {amount} ({sure}; {counted}; {test})."
 
 
-def tally_sentence(differences: Mapping[str, Difference], *, reference: str) -> str:
-    """In how many metrics it is better, worse or neither."""
+def tally_sentence(differences: Mapping[str, Difference], *, reference: str) -> str | None:
+    """In how many metrics it is better, worse or neither; None where all of them only describe."""
     groups: dict[str, list[str]] = {}
-    for metric, difference in differences.items():
+    judged = {metric: difference for metric, difference in differences.items() if METRICS[metric].judged}
+    for metric, difference in judged.items():
         groups.setdefault(judgement(metric, difference), []).append(METRICS[metric].label)
+    if not judged:
+        return None
     parts = [
         f"{words} in {len(groups[words])} ({', '.join(groups[words])})"
         for words in ("better", "worse", UNCLEAR)
         if words in groups
     ]
-    return f"Of {len(differences)} metrics against {reference}: {'; '.join(parts)}."
+    return f"Of {len(judged)} metrics against {reference}: {'; '.join(parts)}."
 
 
 def link_sentence(metric: str, values: ArrayLike, factor: ArrayLike, *, factor_name: str) -> str | None:

@@ -26,5 +26,8 @@ def experiment(root: Path, name: str, rows: pd.DataFrame, *, pictures: bool = Fa
     if pictures:
         for level, key in enumerate(rows["key"][:2]):
             flat = np.full((8, 8, 3), 60 * level, dtype=np.uint8)
-            save_pictures(folder, key, {"nearest input": flat[:2, :2], "bicubic": flat, "result": flat, "truth": flat})
+            result = flat + 5 * (name != "bicubic")
+            save_pictures(
+                folder, key, {"nearest input": flat[:2, :2], "bicubic": flat, "result": result, "truth": flat}
+            )
     return folder

@@ -28,6 +28,7 @@ def rows(number: int = 12, *, gain: float = 2.0) -> list[dict[str, Any]]:
                 "lpips": None,
                 "days_to_nearest": days,
                 "valid_dates": 2 + i % 3,
+                "spread": 0.04,
             }
         )
     return made
@@ -41,6 +42,7 @@ def pictures(*, side: int = 24, seed: int = 0) -> dict[str, np.ndarray]:
         "result": (250, 0, 0),
         "truth": (0, 250, 0),
         "error": (90, 0, 90),
+        "spread": (60, 0, 60),
     }
     sides = {"nearest input": side // 4}
     return {
@@ -53,10 +55,10 @@ def page(path: Path, **changes: Any) -> str:
     """Write a report of everything, and give its text."""
     content: dict[str, Any] = {
         "name": "misr/trial",
-        "facts": {"checkpoint": "model_ckpt_steps_200.ckpt"},
+        "facts": {"checkpoint": f"checkpoints/misr/{'long_name_' * 8}/model_ckpt_steps_200.ckpt", "device": "CPU"},
         "settings": {"hidden_size": 64},
         "rows": rows(),
-        "examples": [Example("best", 3, pictures()), Example("worst", 4, pictures())],
+        "examples": [Example("best", 3, pictures()), Example("worst", 8, pictures())],
         "spectra": {"result": Spectrum([0.1, 0.3, 0.5], [3, 2, 1.0]), "truth": Spectrum([0.1, 0.3, 0.5], [3, 2, 2.0])},
         "scale": 4,
     }

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from utils import charts
-from utils.charts import Axis, Line
+from utils.charts import Axis, Line, Row
 
 SVG = "{http://www.w3.org/2000/svg}"
 
@@ -20,12 +20,16 @@ def elements(svg: str, kind: str, tag: str) -> list[dict[str, str]]:
 def test_histogram_counts() -> None:
     svg = charts.histogram({"result": [0, 0, 0, 1, np.inf], "bicubic": [1, np.nan]}, label="PSNR (dB)", bins=2)
     areas = elements(svg, "area", "polygon")
-    assert [area["class"] for area in areas] == ["area result", "area bicubic"]
+    assert [area["class"] for area in areas] == ["area bicubic", "area result"]
     heights = [[float(point.split(",")[1]) for point in area["points"].split()] for area in areas]
-    ground = heights[0][0]
-    three, one = ground - heights[0][1], ground - heights[0][3]
-    assert three == pytest.approx(3 * one, abs=0.2)
-    assert ground - heights[1][3] == pytest.approx(one, abs=0.2)
+    drawn = {area["class"].split()[1]: [of[0] - y for y in of] for area, of in zip(areas, heights, strict=True)}
+    assert drawn["result"][1] == pytest.approx(3 * drawn["result"][3], abs=0.2)
+    assert drawn["bicubic"][3] == pytest.approx(drawn["result"][3], abs=0.2)
+    assert min(heights[0]) > max(heights[1]) - 0.2 or min(heights[1]) > max(heights[0]) - 0.2  # none covers another
+    assert len(elements(svg, "bar", "path")) == 2  # the means
+    counted = [text for text in re.findall(r">([^<>]+)</text>", svg) if text.isdigit()]
+    assert counted.count("0") == 2
+    assert counted.count("2") == 2
 
 
 def test_lines_have_intervals_where_there_are_any() -> None:
@@ -48,14 +52,20 @@ def test_logarithmic_axes() -> None:
 
 
 def test_differences_stand_beside_zero() -> None:
-    svg = charts.differences(
-        {"A <b>": [("A", 1.0, 0.5, 1.5)], "": [("B", -1.0, -1.5, -0.5), ("C", np.nan, 0, 0)]}, label="dB"
-    )
-    (zero,) = elements(svg, "zero", "path")
-    dots = [float(dot["cx"]) for dot in elements(svg, "dot", "circle")]
-    middle = float(re.match(r"M(\S+)", zero["d"])[1])  # type: ignore[index]
-    assert dots[1] < middle < dots[0]
-    assert len(dots) == 2
+    rows = [Row(1.0, 0.5, 1.5, "better"), Row(-1.0, -1.5, -0.5, "worse"), Row(np.nan, 0, 0, "unclear")]
+    small = [row._replace(mean=row.mean / 1000, low=row.low / 1000, high=row.high / 1000) for row in rows]
+    panels = {"PSNR <b>": rows, "LPIPS": small, "MAE": rows, "MSE": rows}
+    svg = charts.differences(["a − b", "a − c", "b − c"], panels, label="differences", columns=3)
+    zeros = elements(svg, "zero", "path")
+    dots = elements(svg, "dot", "circle")
+    assert [dot["class"] for dot in dots] == ["dot better", "dot worse"] * 4
+    for i, zero in enumerate(zeros):
+        middle = float(re.match(r"M(\S+)", zero["d"])[1])  # type: ignore[index]
+        assert float(dots[2 * i + 1]["cx"]) < middle < float(dots[2 * i]["cx"])
+    first, second = ([float(dot["cx"]) for dot in dots[i : i + 2]] for i in (0, 2))
+    assert first[0] - first[1] == pytest.approx(second[0] - second[1], abs=0.2)  # each has an axis of its own
+    assert float(dots[6]["cy"]) > float(dots[3]["cy"])  # the fourth panel is below
+    assert svg.count(">a − c</text>") == 2  # once a line of panels
 
 
 @pytest.mark.parametrize("values", [[], [np.nan], [3.0], [3.0, 3.0], [0.0], [-1e-9, 1e9]])
@@ -65,7 +75,9 @@ def test_any_values_give_a_chart(values: list[float]) -> None:
         charts.histogram({"result": values}, label="x"),
         charts.lines([Line("result", position, values)], x="x", y="y"),
         charts.lines([Line("result", position, values)], x="x", y="y", log=True),
-        charts.differences({"s": [("a", value, value, value) for value in values]}, label="x"),
+        charts.differences(
+            [""] * len(values), {"s": [Row(value, value, value, "worse") for value in values]}, label="x"
+        ),
     ):
         text = ElementTree.tostring(ElementTree.fromstring(svg), encoding="unicode")
         assert "nan" not in text
@@ -73,7 +85,7 @@ def test_any_values_give_a_chart(values: list[float]) -> None:
 
 
 def test_standalone_is_a_file_of_its_own() -> None:
-    svg = charts.standalone(charts.differences({"": [("a", 1, 0, 2)]}, label="dB"))
+    svg = charts.standalone(charts.differences(["a"], {"": [Row(1, 0, 2, "better")]}, label="dB"))
     root = ElementTree.fromstring(svg)
     assert root.tag == f"{SVG}svg"
     assert root.find(f"{SVG}style") is not None
@@ -89,3 +101,8 @@ def test_standalone_is_a_file_of_its_own() -> None:
 )
 def test_ticks_are_round(low: float, high: float, expected: list[str]) -> None:
     assert [text for _, text in charts.ticks(Axis("", low, high))] == expected
+
+
+def test_whole_ticks() -> None:
+    assert [text for _, text in charts.ticks(Axis("", 0, 2.1, whole=True))] == ["0", "1", "2"]
+    assert [text for _, text in charts.ticks(Axis("", 0, 100, whole=True))] == ["0", "20", "40", "60", "80", "100"]

@@ -12,7 +12,7 @@ from scipy import stats
 
 from tests.utils.comparison_data import ROWS, experiment, table
 from utils.comparison import compare
-from utils.comparison_tables import as_csv, latex, markdown, plot, sentences
+from utils.comparison_tables import as_csv, latex, markdown, plot, sentences, short_names
 from utils.errors import DataError
 from utils.patch_table import read_table
 from utils.report_pictures import load_pictures
@@ -26,7 +26,7 @@ def test_patches_are_paired_by_key() -> None:
     assert psnr.mean == pytest.approx((a["psnr"] - b["psnr"]).mean())
     assert psnr.wilcoxon_p == pytest.approx(stats.wilcoxon(a["psnr"], b["psnr"]).pvalue)
     assert psnr.low < psnr.mean < psnr.high
-    assert pairs["lpips"].adjusted_p == pytest.approx(2 * psnr.wilcoxon_p)  # both are certain: the least times two
+    assert pairs["psnr"].adjusted_p == psnr.wilcoxon_p  # the only pair in this metric
 
 
 def test_tables() -> None:
@@ -38,11 +38,16 @@ def test_tables() -> None:
     text = markdown(comparison)
     assert f"| PSNR (dB) ↑ | **{mean:.2f} [" in text
     assert "misr/a\\_b" in text
-    assert len({line.count("|") for line in text.splitlines() if line.startswith("| PSNR (dB) ↑ | misr")}) == 1
+    assert text.index("- misr/a\\_b is better") < text.index("## Means") < text.index("### misr/a\\_b − sisr/b")
+    rows_of_psnr = [line for line in text.splitlines() if line.startswith("| PSNR")]
+    assert [line.count("|") for line in rows_of_psnr] == [4, 9]
     paper = latex(comparison)
     assert f"misr/a\\_b & $\\mathbf{{{mean:.2f}}} \\pm " in paper
     assert paper.count("{") == paper.count("}")
-    assert "misr/a_b against sisr/b" in plot(comparison)
+    assert paper.count(r"\begin{tabular}{lrr}") == paper.count(r"\end{tabular}") == 2
+    assert r"PSNR (dB) $\uparrow$ & LPIPS $\downarrow$ \\" in paper
+    assert r"misr/a\_b $-$ sisr/b & $2." in paper
+    assert "misr/a_b − sisr/b" in plot(comparison)
 
     rows = list(csv.DictReader(io.StringIO(as_csv(comparison)), delimiter=";"))
     (lpips,) = [row for row in rows if row["metric"] == "lpips" and row["second"]]
@@ -58,6 +63,33 @@ def test_every_pair_of_three() -> None:
     said = " ".join(sentences(comparison))
     assert "a shows no clear difference to b" in said
     assert "b is worse than c" in said
+    psnr = [pair for pair in comparison.pairs if pair.metric == "psnr"]
+    certain = [pair for pair in psnr if pair.second == "c"]
+    assert [pair.adjusted_p for pair in certain] == pytest.approx([3 * pair.difference.wilcoxon_p for pair in certain])
+
+
+def test_few_patches_and_many_pairs_can_not_be_clear_after_adjustment() -> None:
+    tables = {name: table(gain=gain).iloc[:8] for gain, name in enumerate("abcde")}
+    text = markdown(compare(tables))
+    assert "so the least of 10 adjusted ones is at least 0.078: none can be below 0.05" in text
+    assert "none can be" not in markdown(compare({name: table(gain=i) for i, name in enumerate("abcde")}))
+    assert "With 5 patches p is at least 0.062: no difference can be clear." in markdown(
+        compare({"a": table(gain=1).iloc[:5], "b": table().iloc[:5]})
+    )
+
+
+def test_consistency_only_describes() -> None:
+    comparison = compare({"a": table().assign(consistency=1.0), "b": table(gain=1).assign(consistency=2.0)})
+    text = markdown(comparison)
+    assert "| consistency (DN) | 1.00 [" in text
+    assert "| not judged | – |" in text
+    assert "Of 2 metrics against b: worse in 2" in text
+
+
+def test_names_without_what_they_share() -> None:
+    assert short_names(["demo/a", "demo/b"]) == {"demo/a": "a", "demo/b": "b"}
+    assert short_names(["x/demo/a", "y/demo/a"]) == {"x/demo/a": "x/demo/a", "y/demo/a": "y/demo/a"}
+    assert short_names(["demo", "demo/b"]) == {"demo": "demo", "demo/b": "demo/b"}
 
 
 def test_identical_images_and_lost_metrics() -> None:

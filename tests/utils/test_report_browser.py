@@ -63,6 +63,12 @@ def colour(browser: Any, *, x: float) -> list[int]:
     )
 
 
+def labels(browser: Any) -> list[str]:
+    """The names on the first slider that are seen."""
+    found = browser.find_element("css selector", ".slider").find_elements("tag name", "span")
+    return [label.text for label in found if label.is_displayed()]
+
+
 def test_no_error_and_no_request(opened: Any, report: Path) -> None:
     asked = []
     for entry in opened.get_log("performance"):
@@ -94,8 +100,12 @@ def test_slider_and_flip(opened: Any) -> None:
     flip = opened.find_element("css selector", ".flip")
     flip.click()
     assert colour(opened, x=0.99) == [250, 0, 0]
+    assert labels(opened) == ["result"]
     flip.click()
     assert colour(opened, x=0.01) == [0, 250, 0]
+    assert labels(opened) == ["truth"]
+    slider.send_keys("\ue014" * 30)  # arrow right
+    assert labels(opened) == ["result", "truth"]
 
 
 def test_choosing_a_picture_to_compare(opened: Any) -> None:
@@ -105,6 +115,7 @@ def test_choosing_a_picture_to_compare(opened: Any) -> None:
     assert example.find_element("css selector", ".slider span").text == "bicubic"
     pressed = example.find_elements("css selector", 'button[aria-pressed="true"]')
     assert [button.get_attribute("data-name") for button in pressed] == ["bicubic"]
+    assert not example.find_element("css selector", 'button[data-name="truth"]').is_enabled()  # it is on the right
     other = opened.find_elements("css selector", ".example")[1]
     assert other.find_element("css selector", ".slider span").text == "result"  # each has its own
 

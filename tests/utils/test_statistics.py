@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from utils.statistics import bootstrap_interval, compare_pairs, format_p, holm, summarise
+from utils.statistics import bootstrap_interval, compare_pairs, format_p, holm, least_p, mean_interval, summarise
 
 
 def test_the_interval_covers_the_truth_as_often_as_it_says() -> None:
@@ -14,6 +14,25 @@ def test_the_interval_covers_the_truth_as_often_as_it_says() -> None:
         low, high = bootstrap_interval(rng.gamma(2.0, 1.0, 60), resamples=500, seed=trial)
         covered += low <= 2.0 <= high
     assert 0.89 <= covered / 200 <= 0.98
+
+
+@pytest.mark.parametrize("n", [3, 8])
+def test_few_values_have_wider_intervals_that_cover(n: int) -> None:
+    rng = np.random.default_rng(5)
+    samples = rng.normal(7, 3, (1000, n))
+    found = [mean_interval(values) for values in samples]
+    assert np.mean([low <= 7 <= high for low, high in found]) == pytest.approx(0.95, abs=0.025)
+    theirs = stats.ttest_1samp(samples[0], 0).confidence_interval(0.95)
+    assert found[0] == pytest.approx((theirs.low, theirs.high))
+    enough = rng.normal(size=20)
+    assert mean_interval(enough) == bootstrap_interval(enough)
+    assert mean_interval([2.0, 2.0]) == (2, 2)
+    assert np.isnan(mean_interval([2.0])).all()
+
+
+def test_the_least_p_is_wilcoxons() -> None:
+    for pairs in (1, 2, 6, 8):
+        assert compare_pairs(np.arange(1.0, pairs + 1), np.zeros(pairs)).wilcoxon_p == pytest.approx(least_p(pairs))
 
 
 def test_the_interval_is_scipys() -> None:
@@ -28,7 +47,7 @@ def test_summary_leaves_out_what_is_not_finite() -> None:
     summary = summarise([1.0, 3.0, np.inf, np.nan])
     assert summary[:2] == (2.0, pytest.approx(np.sqrt(2)))
     assert (summary.number, summary.left_out) == (2, 2)
-    assert 1 <= summary.low <= summary.high <= 3
+    assert summary.low < 2 < summary.high
     alone = summarise([4.0])
     assert alone.mean == 4
     assert np.isnan([alone.std, alone.low, alone.high]).all()

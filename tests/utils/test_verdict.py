@@ -31,6 +31,20 @@ def test_sentences() -> None:
     assert tally == "Of 2 metrics against B: worse in 1 (MAE); no clear difference in 1 (PSNR)."
 
 
+def test_what_only_describes_is_not_judged() -> None:
+    a = np.linspace(0.2, 0.3, 20)
+    less = compare_pairs(a, a + 1)
+    assert judgement("consistency", less) == "not judged"
+    assert (
+        tally_sentence({"consistency": less, "mae": less}, reference="B")
+        == "Of 1 metrics against B: better in 1 (MAE)."
+    )
+    assert tally_sentence({"consistency": less}, reference="B") is None
+    assert difference_sentence("consistency", less, name="A", reference="B").startswith(
+        "A against B: consistency −1.00"
+    )
+
+
 def test_links() -> None:
     days = np.arange(30.0)
     noise = np.random.default_rng(0).normal(size=30)
