@@ -27,6 +27,7 @@ from utils.patch_table import column, read_table
 from utils.report_pictures import load_pictures
 
 PATCHES_SHOWN = 8  # rows of the picture
+WIDTH, SMALLEST_CELL, LARGEST_CELL = 1050, 120, 222  # of the picture, about; of one patch in it; pixels
 
 
 def names_of(folders: list[Path]) -> dict[str, Path]:
@@ -76,7 +77,8 @@ def side_by_side(
     captions = [
         [f"patch {key}", ""][: len(before)] + [f"{psnr[name][key]:.2f} dB" for name in folders] + [""] for key in chosen
     ]
-    image = sheet(rows, titles, captions)
+    cell = max(SMALLEST_CELL, min(LARGEST_CELL, WIDTH // len(titles)))
+    image = sheet(rows, titles, captions, cell=cell)
     return Sheet(image, f"the {len(chosen)} of {len(shared)} patches with pictures on which PSNR differs most")
 
 

@@ -94,7 +94,7 @@ def device_of(task: Task) -> dict[str, str]:
     held = next(chain(task.parameters(), task.buffers()), None)
     if held is None:
         return {}
-    threads = f"CPU, {torch.get_num_threads()} threads"
+    threads = f"CPU (threads: {torch.get_num_threads()})"
     return {"device": torch.cuda.get_device_name(held.device) if held.is_cuda else threads}
 
 

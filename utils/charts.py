@@ -175,7 +175,7 @@ def _differences_panel(rows: Sequence[Row], *, x: int, y: int) -> str:
         return x + 10 + (value - low) / (high - low) * (_PANEL - 24)
 
     parts = []
-    for value, text in ticks(Axis("", low, high), 4):
+    for value, text in ticks(Axis("", low, high), 5):
         parts.append(f'<path class="grid" d="M{px(value):.1f} {y}V{bottom}"/>')
         parts.append(f'<text x="{px(value):.1f}" y="{bottom + 16}" text-anchor="middle">{escape(text)}</text>')
     parts.append(f'<path class="zero" d="M{px(0):.1f} {y}V{bottom}"/>')
@@ -229,7 +229,7 @@ def _chart(x: Axis, y: Axis, body: Callable[..., str], *, names: Sequence[str]) 
     parts.append(f'<text x="4" y="14">{escape(y.label)}</text>')
     left: float = WIDTH - _RIGHT
     for name in reversed(names):
-        left -= 6.4 * len(name) + 22
+        left -= 6.5 * len(name) + 23
         parts.append(f'<rect class="key {escape(name)}" x="{left:.1f}" y="6" width="10" height="10" rx="2"/>')
         parts.append(f'<text x="{left + 14:.1f}" y="15">{escape(name)}</text>')
     return _svg("".join(parts) + body(px, py), height=HEIGHT, title=f"{y.label} against {x.label}")

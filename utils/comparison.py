@@ -32,6 +32,7 @@ class Comparison(NamedTuple):
     patches: int
     summaries: dict[str, dict[str, Summary]]  # by name, by metric
     pairs: list[Pair]
+    lacking: dict[str, list[str]]  # metrics that were left out, by metric: the experiments without them
 
 
 def compare(tables: Mapping[str, pd.DataFrame]) -> Comparison:
@@ -42,7 +43,10 @@ def compare(tables: Mapping[str, pd.DataFrame]) -> Comparison:
     """
     names = list(tables)
     aligned = _aligned(tables)
-    metrics = [metric for metric in known(aligned[names[0]]) if all(_has(table, metric) for table in aligned.values())]
+    measured = {name: {metric for metric in known(table) if _has(table, metric)} for name, table in aligned.items()}
+    everything = known(set().union(*measured.values()))
+    lacking = {metric: [name for name in names if metric not in measured[name]] for metric in everything}
+    metrics = [metric for metric in everything if not lacking[metric]]
     if not metrics:
         raise DataError(f"{verdict.join(names)} have no metric in common")
     summaries = {
@@ -54,7 +58,8 @@ def compare(tables: Mapping[str, pd.DataFrame]) -> Comparison:
         found = [(a, b, compare_pairs(columns[a], columns[b])) for a, b in combinations(names, 2)]
         adjusted = holm([difference.wilcoxon_p for *_, difference in found])
         pairs += [Pair(metric, *row, p) for row, p in zip(found, adjusted, strict=True)]
-    return Comparison(names, metrics, len(aligned[names[0]]), summaries, pairs)
+    lacking = {metric: without for metric, without in lacking.items() if without}
+    return Comparison(names, metrics, len(aligned[names[0]]), summaries, pairs, lacking)
 
 
 def _has(table: pd.DataFrame, metric: str) -> bool:

@@ -28,6 +28,8 @@ def sentences(comparison: Comparison) -> list[str]:
         said.append(verdict.difference_sentence(main, of[main], name=first, reference=second))
         tally = verdict.tally_sentence(of, reference=second)
         said += [tally] if tally else []
+    for metric, without in comparison.lacking.items():
+        said.append(f"{METRICS[metric].label} is left out: it was not measured for {verdict.join(without)}.")
     return said
 
 

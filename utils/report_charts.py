@@ -15,8 +15,8 @@ from utils.statistics import mean_interval
 
 FACTORS = {"days_to_nearest": "days to the nearest acquisition", "valid_dates": "valid dates"}
 SAME = {
-    "days_to_nearest": "The nearest acquisition of all patches is {:g} days from the truth.",
-    "valid_dates": "All patches have {:g} valid dates.",
+    "days_to_nearest": "The nearest acquisition of all patches is {:g} day{} from the truth.",
+    "valid_dates": "All patches have {:g} valid date{}.",
 }
 GROUPS = 8  # of patches, against a factor
 FEWEST_IN_GROUP = 5  # patches: the interval of fewer is wider than the chart
@@ -54,7 +54,10 @@ def note(table: pd.DataFrame) -> str:
             "Beside it, means over groups of patches, with 95% intervals where a group has at least "
             f"{FEWEST_IN_GROUP} patches."
         )
-    said += [SAME[factor].format(factors[factor][found[0][0]]) for factor, found in groups.items() if len(found) == 1]
+    for factor, found in groups.items():
+        if len(found) == 1:
+            value = factors[factor][found[0][0]]
+            said.append(SAME[factor].format(value, "" if value == 1 else "s"))
     return escape(" ".join(said))
 
 

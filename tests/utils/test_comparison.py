@@ -95,6 +95,7 @@ def test_names_without_what_they_share() -> None:
 def test_identical_images_and_lost_metrics() -> None:
     comparison = compare({"a": table().assign(psnr=math.inf), "b": table().assign(lpips=np.nan)})
     assert comparison.metrics == ["psnr"]
+    assert sentences(comparison)[-1] == "LPIPS is left out: it was not measured for b."
     assert comparison.pairs[0].difference.more == ROWS
     for text in (markdown(comparison), latex(comparison), plot(comparison)):
         assert "nan" not in text

@@ -111,9 +111,9 @@ def test_maps_and_samples_have_units(tmp_path: Path) -> None:
 
 def test_a_factor_that_is_the_same_for_all_is_said_not_drawn(tmp_path: Path) -> None:
     drawn = page(tmp_path / "report.html")
-    same = page(tmp_path / "report.html", rows=[row | {"valid_dates": 8, "days_to_nearest": 2.0} for row in rows()])
+    same = page(tmp_path / "report.html", rows=[row | {"valid_dates": 8, "days_to_nearest": 1.0} for row in rows()])
     assert "All patches have 8 valid dates." in same
-    assert "The nearest acquisition of all patches is 2 days from the truth." in same
+    assert "The nearest acquisition of all patches is 1 day from the truth." in same
     assert drawn.count("<figure><svg") == 2 * 3 + 1  # of each metric, and the spectrum
     assert same.count("<figure><svg") == 2 + 1
     assert "All patches have" not in drawn
