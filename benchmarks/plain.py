@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from skimage.exposure import match_histograms
 from skimage.metrics import structural_similarity
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from models.mish import Mish
 from models.prelu import PReLU
@@ -39,14 +40,17 @@ def stored(raw: Raw) -> dict[str, NDArray[np.float32]]:
 
 
 def item(patch: dict[str, NDArray[np.float32]]) -> dict[str, Tensor]:
-    """What a loader does with a patch of such a store: normalise, match the truth's histogram, make tensors."""
+    """What a loader does with a patch of such a store: normalise, match, interpolate, make tensors."""
     maxima = np.asarray(PUBLISHED_MAXIMA, dtype=np.float32)
 
     def normalise(x: NDArray[np.float32]) -> NDArray[np.float32]:
         return np.clip(x, 0, maxima) / maxima * 2 - 1
 
     matched = match_histograms(patch["hr"] * 2 - 1, normalise(patch["near"]), channel_axis=-1)
+    near = torch.from_numpy(patch["near"]).permute(2, 0, 1)[None]
+    base = F.interpolate(near, scale_factor=patch["hr"].shape[0] // near.shape[-1], mode="bicubic")[0]
     return {
+        "base": torch.from_numpy(normalise(base.permute(1, 2, 0).numpy())).permute(2, 0, 1).float().contiguous(),
         "hr": torch.from_numpy(matched).permute(2, 0, 1).float().contiguous(),
         "lr": torch.from_numpy(normalise(patch["lr"])).permute(0, 3, 1, 2).float().contiguous(),
     }

@@ -5,7 +5,7 @@ normalisation, the bicubic base, spectral matching. Which samples and crops a tr
 (seed, step) alone, so the number of workers or processes and a resumed run change nothing.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -31,6 +31,7 @@ Raw = dict[str, Any]
 Crop = tuple[int, int, int]  # row, column, size, in low-resolution pixels
 Address = tuple[int, Crop | None]  # a position in the split, and a part of the patch
 
+_AT_ONCE = 2  # samples that a CPU makes at a time: measured
 _MARGIN = 2  # pixels around a crop that bicubic interpolation reaches for
 _ORDER = 1  # first part of the address of the samples' order
 _CROP = 2  # and of the crops
@@ -96,14 +97,14 @@ class BreizhSRDataset(Dataset[dict[str, Any]]):
         """A sample as integers: hr (3, H, W) uint8; lr (N, 3, h, w) int16; dates, mask (N,); table (3, 256); base
         (3, h+4, w+4) int16, the view nearest to the target date with the margin that bicubic interpolation needs."""
         shard, row = self.store.locate(position)
-        lr, dates, mask, table = self._series(shard, row)
+        views, chosen, dates, mask, table = self._series(shard, row)
         near = int(dates.abs().masked_fill(~mask, torch.iinfo(dates.dtype).max).argmin())
         top, left, size = crop or (0, 0, self.lr_size)
         s = self.scale
         return {
             "hr": shard["hr"][row][:, top * s : (top + size) * s, left * s : (left + size) * s].clone(),
-            "lr": lr[..., top : top + size, left : left + size].clone(),
-            "base": _window(lr[near], top - _MARGIN, left - _MARGIN, size + 2 * _MARGIN),
+            "lr": views[..., top : top + size, left : left + size][chosen],  # copied once, the crop alone
+            "base": _window(views[int(chosen[near])], top - _MARGIN, left - _MARGIN, size + 2 * _MARGIN),
             "dates": dates,
             "mask": mask,
             "near": near,
@@ -112,21 +113,22 @@ class BreizhSRDataset(Dataset[dict[str, Any]]):
             "indices": position,
         }
 
-    def _series(self, shard: dict[str, Any], row: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """The views that the sample has: lr (N, 3, h, w), dates (N,), mask (N,), and its table (3, 256)."""
+    def _series(self, shard: dict[str, Any], row: int) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """Stored views (T, 3, h, w), which of them the sample has, their dates and mask (N,), its table (3, 256)."""
         suffix = "_moment" if self.spectral_matching == "moment" else ""
         single = int(shard["single"][row])
         if self.sen2_amount == 1 and self.target_offset_days == 0 and single >= 0:
-            lr, dates = shard["single_lr"][single, None], shard["single_dates"][single, None]
-            mask, table = torch.ones(1, dtype=torch.bool), shard[f"single_matching{suffix}"][single]
+            views, dates = shard["single_lr"][single, None], shard["single_dates"][single, None]
+            chosen, mask = torch.zeros(1, dtype=torch.int64), torch.ones(1, dtype=torch.bool)
+            table = shard[f"single_matching{suffix}"][single]
         else:
             mask, table = shard["alphas"][row], shard[f"matching{suffix}"][row]
             dates = shard["dates"][row]
-            nearest = nearest_views(dates.int() - self.target_offset_days, mask, amount=self.sen2_amount)
-            lr, dates, mask = shard["lr"][row][nearest], dates[nearest], mask[nearest]
+            chosen = nearest_views(dates.int() - self.target_offset_days, mask, amount=self.sen2_amount)
+            views, dates, mask = shard["lr"][row], dates[chosen], mask[chosen]
         if self.spectral_matching == "none":
             table = identity_table()
-        return lr, dates.int() - self.target_offset_days, mask, table
+        return views, chosen, dates.int() - self.target_offset_days, mask, table
 
     def to_batch(self, raw: Raw, device: torch.device | str = "cpu") -> Batch:
         """What networks see, made on the device from a batch of integers (the loaders' or `collate`'s)."""
@@ -135,13 +137,20 @@ class BreizhSRDataset(Dataset[dict[str, Any]]):
             return raw[name].to(device, non_blocking=True)
 
         edge = _MARGIN * self.scale
-        base = bicubic(reflectance(move("base")), scale=self.scale)[..., edge:-edge, edge:-edge]
+
+        def normalise(stored: Tensor) -> Tensor:
+            return normalise_lr(reflectance(stored), self.maxima)
+
+        def interpolate(stored: Tensor) -> Tensor:  # first interpolated, then clamped
+            up = bicubic(reflectance(stored), scale=self.scale)[..., edge:-edge, edge:-edge]
+            return normalise_lr(up, self.maxima)
+
         return Batch(
-            lr=normalise_lr(reflectance(move("lr")), self.maxima),  # (B, T, C, h, w)
+            lr=_made(normalise, move("lr")),  # (B, T, C, h, w)
             dates=move("dates").float(),
             mask=move("mask"),
-            base=normalise_lr(base, self.maxima),  # interpolated first, clamped afterwards
-            hr=apply_table(move("hr"), move("table")),
+            base=_made(interpolate, move("base")),  # (B, C, H, W)
+            hr=_made(apply_table, move("hr"), move("table")),
             keys=raw["keys"],
             indices=raw["indices"],
             near=move("near"),
@@ -162,6 +171,20 @@ class BreizhSRDataset(Dataset[dict[str, Any]]):
         if self.split not in ("train", "val"):
             item["indexes"] = batch.keys[0]
         return item
+
+
+def _made(make: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
+    """``make`` of a batch; on a CPU a few samples at a time, so that what lies between stays in its cache."""
+    batch = len(inputs[0])
+    if inputs[0].device.type != "cpu" or batch <= _AT_ONCE:
+        return make(*inputs)
+    parts = zip(*(x.split(_AT_ONCE) for x in inputs), strict=True)
+    first = make(*next(parts))
+    out = first.new_empty(batch, *first.shape[1:])
+    out[:_AT_ONCE] = first
+    for place, part in zip(out[_AT_ONCE:].split(_AT_ONCE), parts, strict=True):
+        place.copy_(make(*part))
+    return out
 
 
 def nearest_views(dates: Tensor, mask: Tensor, *, amount: int) -> Tensor:

@@ -19,6 +19,7 @@ def test_loader(tmp_path_factory: pytest.TempPathFactory) -> None:
     item = plain.item(plain.stored(raw))
     torch.testing.assert_close(item["lr"], batch.lr[0], rtol=0, atol=1e-6)
     torch.testing.assert_close(item["hr"], batch.hr[0], rtol=0, atol=1e-5)
+    torch.testing.assert_close(item["base"], batch.base[0], rtol=0, atol=1e-5)
 
 
 def test_metrics() -> None:
