@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data_gen.dataset import Missing, Row, Unusable, acquisitions_of, inside, opened, pixels_of, read_rows, table_paths
-from data_gen.inspection.sources import FARTHEST, Fault, Place, Progress, Ref, View, has_place
+from data_gen.inspection.sources import FARTHEST, SHORTEST, Fault, Place, Progress, Ref, View, has_place
 from utils.acquisitions import GDAL_ERRORS, day_in
 from utils.errors import DataError
 from utils.radiometry import PUBLISHED_MAXIMA
@@ -37,7 +37,8 @@ class RawSource:
             if self._placed and not self._side and isinstance(row.hr, str):
                 try:
                     with opened(inside(self._folder, row.hr), georeferenced=True) as source:
-                        self._side = abs(source.transform.a) * source.width
+                        side = abs(source.transform.a) * source.width
+                    self._side = side if SHORTEST <= side < FARTHEST else 0.0  # else a damaged georeference
                 except (Unusable, DataError):
                     continue
 
@@ -119,7 +120,9 @@ class RawSource:
             place = Place(crs.to_string(), transform.c, transform.f, abs(transform.a) * source.width) if crs else None
         except GDAL_ERRORS:
             return None
-        return place if place is not None and all(abs(number) < FARTHEST for number in place[1:]) else None
+        if place is None or place.side < SHORTEST or not all(abs(number) < FARTHEST for number in place[1:]):
+            return None  # a damaged georeference
+        return place
 
 
 def _other_day(path: str, date: np.datetime64) -> bool:

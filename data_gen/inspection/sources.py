@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from utils.tables import Key
 
 FARTHEST = 1e9  # metres: no coordinate on Earth is larger
+SHORTEST = 1e-6  # metres or degrees: no patch has a shorter side
 
 Progress = Callable[[Iterable[Any], str], Iterable[Any]]
 

@@ -514,3 +514,14 @@ def test_a_sample_takes_patches_of_every_split(pristine: Path) -> None:
     evidence, _ = look(pristine, sample=4, progress=silently)
     assert {view.ref.split for view in evidence.acquired} == {"train", "val", "test"}
     assert evidence.sampled == 4 and len(evidence.truths) == 10
+
+
+@pytest.mark.parametrize(("pixel", "corner"), [(1e-200, 3e5), (1e-20, 3e5), (1e200, 0.0), (10.0, 1e300)])
+def test_a_damaged_georeference_is_no_place(tmp_path: Path, pixel: float, corner: float) -> None:
+    root = write_raw(tmp_path, train=2, val=1, test=1, hr_size=32, dates=2)
+    for path in truths(root):
+        with rasterio.open(path, "r+") as raster:
+            raster.transform = rasterio.Affine(pixel, 0, corner, 0, -pixel, corner)
+    evidence, _ = look(root, sample=0, progress=silently)
+    places = [truth.place for truth in evidence.truths if truth.place is not None]
+    assert len(evidence.truths) == 4 and all(1e-6 <= place.side < 1e9 for place in places)
