@@ -37,7 +37,7 @@ demo: $(VENV)/.installed ## sample data, preprocessing, training, evaluation: a 
 	$(TRAINER) --config configs/sample/srdiff_rrdb.yaml --exp_name demo/srdiff_rrdb $(INFER)
 	$(TRAINER) --config configs/sample/hr_ltae.yaml --exp_name demo/hr_ltae $(INFER)
 	$(TRAINER) --config configs/sample/srdiff_hr_ltae.yaml --exp_name demo/srdiff_hr_ltae $(INFER)
-	$(BIN)/python tasks/compare.py --output checkpoints/demo/comparison checkpoints/demo/bicubic checkpoints/demo/rrdb checkpoints/demo/srdiff_rrdb checkpoints/demo/hr_ltae checkpoints/demo/srdiff_hr_ltae
+	$(BIN)/python tasks/compare.py --patches 3 --output checkpoints/demo/comparison checkpoints/demo/bicubic checkpoints/demo/rrdb checkpoints/demo/srdiff_rrdb checkpoints/demo/hr_ltae checkpoints/demo/srdiff_hr_ltae
 
 test: $(VENV)/.installed-dev lint ## all tests but the longest
 	$(BIN)/python -m pytest -m "not soak"

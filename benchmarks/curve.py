@@ -18,7 +18,7 @@ from utils.distributed import World
 from utils.lpips import LPIPS
 from utils.metric_table import METRICS
 from utils.settings import Settings
-from utils.statistics import bootstrap_interval, summarise
+from utils.statistics import mean_interval, summarise
 
 SamplerName = Literal["ddpm", "ddim", "dpmpp_2m"]
 FULL: tuple[SamplerName, int] = ("ddpm", 0)  # all steps: what the others are held against
@@ -93,7 +93,7 @@ def against(point: Point, full: Point) -> dict[str, Measure]:
     for name, values in point.columns.items():
         reference = full.columns[name]
         compared = values / reference if name in ("lpips", "spread") else values - reference
-        found[name] = Measure(float(compared.mean()), *bootstrap_interval(compared))
+        found[name] = Measure(float(compared.mean()), *mean_interval(compared))
     return found
 
 
