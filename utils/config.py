@@ -191,9 +191,9 @@ def _shown(value: Any) -> str:
         return "a number of thousands of digits"
 
 
-def nearest_key(name: str) -> str:
-    """`; did you mean X?`, or nothing."""
-    near = difflib.get_close_matches(name, [*KEYS, "backbone"], n=1)
+def nearest_key(name: object) -> str:
+    """`; did you mean X?`, or nothing; files hold keys that are not even text."""
+    near = difflib.get_close_matches(name, [*KEYS, "backbone"], n=1) if isinstance(name, str) else []
     return f"; did you mean {near[0]}?" if near else ""
 
 

@@ -168,6 +168,7 @@ def test_bad_hparams(text: str) -> None:
     ("flat", "message"),
     [
         ({"bach_size": 3}, "unknown key 'bach_size'; did you mean batch_size"),
+        ({3: 3}, "unknown key 3"),
         ({"batch_size": "many"}, "batch_size must be a whole number"),
         ({"batch_size": 0}, "batch_size must be at least 1"),
         ({"fix_rrdb": "no"}, "fix_rrdb must be true or false"),
