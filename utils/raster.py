@@ -28,7 +28,7 @@ from utils.validity import grow, has_data
 BLOCK = 512  # pixels on a side of a GeoTIFF's tiles
 KERNEL_REACH = 2  # pixels that cubic resampling looks at
 AVERAGED = 1.5  # times as fine as the grid: from here on pixels are averaged, cubic resampling would skip some
-CACHE = 64 * 2**20  # bytes of decoded blocks that GDAL keeps (its default is 5% of the machine's memory)
+CACHE = 32 * 2**20  # bytes of decoded blocks that GDAL keeps (its default is 5% of the machine's memory)
 CACHE_JPEG2000 = 256 * 2**20  # whose blocks are 1024 pixels on a side and dear to decode
 
 
