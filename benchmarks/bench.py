@@ -12,12 +12,12 @@ import torch
 
 from benchmarks.timing import Patience
 from data_gen.prepare import Options, prepare
-from data_gen.sample_set import SampleSet, write_sample_set
+from data_gen.synthetic.dataset import SampleSet, write_sample_set
+from tasks.base import Task
 from tasks.build import build_task
-from tasks.task import Task
-from utils.config import load_chain, settings_from
+from utils.config.parse import load_chain, settings_from
+from utils.config.settings import Settings
 from utils.distributed import World
-from utils.settings import Settings
 
 Precision = Literal["off", "bf16"]
 SamplerName = Literal["ddpm", "ddim", "dpmpp_2m"]

@@ -9,16 +9,16 @@ from typing import Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from tasks.measuring import Row, rows_of, super_resolve
+from tasks.base import Result
+from tasks.evaluation.measure import Row, rows_of, super_resolve
 from tasks.srdiff import SRDiffTask, build_sampler
-from tasks.task import Result
-from utils import charts
+from utils.config.settings import Settings
 from utils.dataloader import BreizhSRDataset, evaluation_loader
 from utils.distributed import World
-from utils.lpips import LPIPS
-from utils.metric_table import METRICS
-from utils.settings import Settings
-from utils.statistics import mean_interval, summarise
+from utils.metrics.lpips import LPIPS
+from utils.metrics.registry import METRICS
+from utils.report import plots as charts
+from utils.report.statistics import mean_interval, summarise
 
 SamplerName = Literal["ddpm", "ddim", "dpmpp_2m"]
 FULL: tuple[SamplerName, int] = ("ddpm", 0)  # all steps: what the others are held against

@@ -10,7 +10,7 @@ from benchmarks.bench import Bench, prepare_quietly
 from benchmarks.limits import MEMORY, timed
 from benchmarks.table import Row
 from utils.dataloader import BreizhSRDataset, collate, training_loader
-from utils.metrics import measure, to_integers
+from utils.metrics.pixel import measure, to_integers
 
 
 def preprocessing(bench: Bench) -> list[Row]:

@@ -12,8 +12,7 @@ from skimage.metrics import structural_similarity
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models.mish import Mish
-from models.prelu import PReLU
+from models.layers import Mish, PReLU
 from utils.dataloader import Raw
 from utils.radiometry import PUBLISHED_MAXIMA
 

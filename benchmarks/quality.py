@@ -13,14 +13,14 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks import curve
 from benchmarks.table import surroundings, write_between
-from tasks import run as runs
+from tasks import commands
 from tasks.experiment import open_experiment
 from tasks.srdiff import SRDiffTask
 from utils.cli import Parser, run
 from utils.distributed import world
 from utils.errors import ConfigError
 from utils.files import write_text
-from utils.lpips import load_lpips
+from utils.metrics.lpips import load_lpips
 
 PLAN: dict[curve.SamplerName, tuple[int, ...]] = {
     "ddpm": (10, 12, 15, 20, 50),
@@ -35,7 +35,7 @@ def main(options: argparse.Namespace) -> None:
     if options.write:
         surroundings(options.write, "quality")  # before anything takes its time
     with world(options.device) as here:
-        report = runs.reporter(here)
+        report = commands.reporter(here)
         experiment = open_experiment(
             config=Path("checkpoints") / options.experiment / "config.yaml",
             name=options.experiment,
@@ -44,7 +44,7 @@ def main(options: argparse.Namespace) -> None:
             report=report,
         )
         settings = experiment.settings
-        task, _ = runs.trained_task(experiment, None, report=report)
+        task, _ = commands.trained_task(experiment, None, report=report)
         if not isinstance(task, SRDiffTask):
             raise ConfigError(f"{options.experiment} is no diffusion model: it is not sampled")
         lpips = load_lpips(settings.evaluation.lpips_weights or None)
@@ -55,7 +55,7 @@ def main(options: argparse.Namespace) -> None:
         measured = []
         for point in curve.points(
             task,
-            runs.dataset(settings, options.split),
+            commands.dataset(settings, options.split),
             plan,
             settings=settings,
             world=here,

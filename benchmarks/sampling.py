@@ -14,10 +14,10 @@ from benchmarks.plain import plain_layers
 from benchmarks.table import Row
 from benchmarks.timing import Timing
 from models.samplers import ddpm
-from tasks.measuring import super_resolve
+from tasks.evaluation.measure import super_resolve
 from tasks.srdiff import SRDiffTask
+from utils.config.settings import Settings
 from utils.dataloader import Batch, BreizhSRDataset, collate
-from utils.settings import Settings
 
 CONFIG = "diffsr_hr_ltae.yaml"
 STEPS = 15  # of every quick sampler: as many as a trained model needed (benchmarks/quality.py)

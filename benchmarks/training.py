@@ -15,7 +15,7 @@ from benchmarks.bench import Bench, Precision, published, task_of
 from benchmarks.limits import BF16, FP32, timed
 from benchmarks.plain import plain_layers
 from benchmarks.table import Row
-from tasks.learner import Learner
+from tasks.training.state import Learner
 from utils.dataloader import BreizhSRDataset, training_loader
 from utils.distributed import World, world
 

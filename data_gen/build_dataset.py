@@ -22,12 +22,12 @@ from rasterio.crs import CRS
 from rasterio.errors import CRSError
 from tqdm import tqdm
 
-from data_gen.own.build import Wanted, build
-from data_gen.own.splits import SPLITS
+from data_gen.custom.build import Wanted, build
+from data_gen.custom.splits import SPLITS
 from data_gen.workers import quiet
-from utils.acquisitions import Acquisition, find_acquisitions
 from utils.cli import Parser, run
 from utils.errors import ConfigError, DataError
+from utils.geo.acquisitions import Acquisition, find_acquisitions
 from utils.signals import raise_at_sigterm
 from utils.store import SCALES
 

@@ -15,8 +15,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from tqdm import tqdm
 
-from data_gen.inspection.look import look
-from data_gen.inspection.report import contact_sheet, count, summary, write_json, write_table
+from data_gen.checks.report import contact_sheet, count, summary, write_json, write_table
+from data_gen.checks.run import look
 from data_gen.workers import quiet
 from utils.cli import Parser, run
 from utils.errors import ConfigError

@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from torch import Tensor
 
+from data_gen.pickled_table import Key, Table, read_table
 from utils.errors import DataError
 from utils.store import BANDS, SCALES, SPLIT_NAME, Geometry
-from utils.tables import Key, Table, read_table
 
 SELECTIONS = ("nearest", "first")
 GDAL_OPTIONS = {  # one file is one open: no listing of folders, no sidecar files, no threads

@@ -7,7 +7,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from data_gen.sample_set import SampleSet, write_sample_set
+from data_gen.synthetic.dataset import SampleSet, write_sample_set
 from utils.cli import Parser, run
 
 _HELP = {

@@ -6,8 +6,7 @@ Names and order of the layers are those of the reference implementation, so its 
 import torch
 from torch import Tensor, nn
 
-from models.layers import conv3x3, doublings
-from models.prelu import PReLU
+from models.layers import PReLU, conv3x3, doublings
 from models.series import Backbone, Prediction, Series
 
 

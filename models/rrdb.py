@@ -9,9 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models.layers import conv3x3, doublings
+from models.layers import conv3x3, doublings, repeat_pixels
 from models.series import Backbone, Prediction, Series
-from models.upsampling import repeat_pixels
 
 OutputClamp = Literal["straight_through", "hard"]
 

@@ -9,8 +9,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from models.layers import doublings
-from models.mish import Mish
+from models.layers import Mish, doublings
 
 
 class ReflectionPad(nn.ReflectionPad2d):

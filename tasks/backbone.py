@@ -5,7 +5,7 @@ from torch import Tensor
 from models.losses import l1, l1_shift, l2
 from models.samplers import Callback, Noise
 from models.series import Backbone, Series
-from tasks.task import Address, Recipe, Result, Task, series_of
+from tasks.base import Address, Recipe, Result, Task, series_of
 from utils.dataloader import Batch
 
 LOSSES = {"l1": l1, "l2": l2, "l1_shift": l1_shift}

@@ -17,14 +17,14 @@ from models.schedule import Schedule
 from models.series import Backbone
 from models.unet import UNet
 from tasks.backbone import LOSSES, BackboneTask
+from tasks.base import Recipe, Task
 from tasks.experiment import Report, translated
 from tasks.srdiff import SRDiffTask
-from tasks.task import Recipe, Task
 from utils.checkpoint import Saved, State, open_saved, read
-from utils.config import settings_from
+from utils.config.parse import settings_from
+from utils.config.settings import Diffusion, Model, Settings
+from utils.distributed import blamed_on
 from utils.errors import ConfigError
-from utils.memory import blamed_on
-from utils.settings import Diffusion, Model, Settings
 
 
 class Entry(NamedTuple):

@@ -17,14 +17,14 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from utils import comparison_tables
 from utils.cli import Parser, run
-from utils.comparison import compare
 from utils.errors import ConfigError, DataError
 from utils.files import write_text
 from utils.images import Picture, save_png, sheet
-from utils.patch_table import column, read_table
-from utils.report_pictures import load_pictures
+from utils.report import comparison_tables
+from utils.report.comparison import compare
+from utils.report.page_pictures import load_pictures
+from utils.report.patch_table import column, read_table
 
 PATCHES_SHOWN = 8  # rows of the picture
 WIDTH, SMALLEST_CELL, LARGEST_CELL = 1050, 120, 222  # of the picture, about; of one patch in it; pixels

@@ -14,16 +14,16 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from tasks import run as runs
+from tasks import commands
+from tasks.evaluation.measure import super_resolve
 from tasks.experiment import open_experiment
-from tasks.measuring import super_resolve
 from utils.cli import Parser, run
 from utils.dataloader import BreizhSRDataset, collate
 from utils.distributed import world
 from utils.errors import DataError
 from utils.files import write_text
 from utils.images import Picture, picture, save_png, sheet
-from utils.metrics import mean_of_image, to_integers
+from utils.metrics.pixel import mean_of_image, to_integers
 
 SPLIT = "dates"
 
@@ -69,14 +69,14 @@ def table(matrix: Tensor) -> str:
 def main(options: argparse.Namespace) -> None:
     folder = Path("checkpoints") / options.experiment
     with world(options.device) as here:
-        report = runs.reporter(here)
+        report = commands.reporter(here)
         experiment = open_experiment(
             config=folder / "config.yaml", name=options.experiment, hparams=options.hparams, reset=False, report=report
         )
-        task, _ = runs.trained_task(experiment, None, report=report)
+        task, _ = commands.trained_task(experiment, None, report=report)
         here.place(task)
         task.eval()
-        dataset = runs.dataset(experiment.settings, SPLIT)
+        dataset = commands.dataset(experiment.settings, SPLIT)
         matrices: list[Tensor] = []
         pictures: list[list[Picture | None]] = []
         titles: list[str] = []

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from utils.checkpoint import EXPORTED, is_empty, read
-from utils.config import (
+from utils.config.parse import (
     IGNORED,
     Flat,
     architecture_keys,
@@ -25,10 +25,10 @@ from utils.config import (
     settings_from,
     to_yaml,
 )
+from utils.config.reference import TASKS, is_reference, translate
+from utils.config.settings import Settings
 from utils.errors import CheckpointError, ConfigError
 from utils.files import write_text
-from utils.reference import TASKS, is_reference, translate
-from utils.settings import Settings
 
 ROOT = Path("checkpoints")
 Report = Callable[[str], object]

@@ -9,7 +9,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from tasks.experiment import code_version, packages, translated
 from utils.checkpoint import EXPORTED, FORMAT_VERSION, open_saved, write
 from utils.cli import Parser, run
-from utils.config import flatten, settings_from
+from utils.config.parse import flatten, settings_from
 from utils.errors import CheckpointError, UserError
 
 # What only this machine or training needs: a model travels without.

@@ -8,11 +8,11 @@ from torch import Tensor, nn
 from models.diffusion import LossType, SRDiff
 from models.samplers import Callback, Noise, Sampler, Spacing, ddim, ddpm, dpmpp_2m, time_grid
 from models.series import Series
-from tasks.task import NOISE, TIMES, Address, Recipe, Result, Task, series_of
+from tasks.base import NOISE, TIMES, Address, Recipe, Result, Task, series_of
+from utils.config.settings import Diffusion
 from utils.dataloader import Batch
 from utils.errors import ConfigError
 from utils.randomness import integers, normal_images
-from utils.settings import Diffusion
 
 SAMPLERS = {"ddpm": ddpm, "dpmpp_2m": dpmpp_2m}  # ddim besides, which has an option
 # Steps are wanted where the image changes, near t = 0; ddim's errors grow there. Measured: benchmarks/quality.py.

@@ -11,19 +11,19 @@ from torch import Tensor
 
 from models.samplers import Noise
 from models.series import Backbone, Series
+from tasks.base import Task, sampling_noise
 from tasks.build import build_task
 from tasks.experiment import Report, translated
-from tasks.receptive import receptive_radius, sampling_radius
+from tasks.scenes.receptive_field import receptive_radius, sampling_radius
 from tasks.srdiff import SRDiffTask
-from tasks.task import Task, sampling_noise
 from utils.checkpoint import load_weights, open_saved
-from utils.config import settings_from
+from utils.config.parse import settings_from
+from utils.config.settings import Settings
 from utils.dataloader import nearest_views
 from utils.distributed import World
 from utils.errors import CheckpointError, ConfigError
 from utils.radiometry import PUBLISHED_MAXIMA, bicubic, denormalise_lr, normalise_lr
 from utils.randomness import word
-from utils.settings import Settings
 
 
 class SuperResolver:

@@ -6,8 +6,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from tasks import predict
-from tasks import run as runs
+from tasks import commands
+from tasks.scenes import predict
 from utils.cli import Parser, run
 from utils.distributed import world
 
@@ -31,13 +31,13 @@ def parser() -> Parser:
 def main(options: argparse.Namespace) -> None:
     with world(options.device) as here:
         if options.predict:
-            runs.predict(options, here)
+            commands.predict(options, here)
         elif options.infer:
-            runs.infer(options, here)
+            commands.infer(options, here)
         elif options.dry_run:
-            runs.describe(options, here)
+            commands.describe(options, here)
         else:
-            runs.train(options, here)
+            commands.train(options, here)
 
 
 if __name__ == "__main__":

@@ -15,9 +15,9 @@ from torch import Tensor
 
 from models.samplers import Noise
 from models.series import Series
-from tasks.whole_scene import Request, predict_scene
-from utils.acquisitions import Note, find_acquisitions
+from tasks.scenes.predict import Request, predict_scene
 from utils.distributed import World
+from utils.geo.acquisitions import Note, find_acquisitions
 from utils.radiometry import PUBLISHED_MAXIMA
 
 TRANSFORM = Affine(10, 0, 399960, 0, -10, 5300040)

@@ -26,29 +26,29 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from data_gen.inspection.look import look
-from data_gen.own.build import Wanted, build
+from data_gen.checks.run import look
+from data_gen.custom.build import Wanted, build
+from data_gen.pickled_table import ALLOWED, Table, read_table
 from tasks.build import build_task, check
-from tasks.evaluate import PictureSaver
+from tasks.evaluation.evaluate import PictureSaver
 from tasks.experiment import open_experiment, translated
-from tasks.learner import Learner
+from tasks.training.state import Learner
 from tests.data import prepare_quietly, write_raster, write_raw
 from tests.golden import ROOT
 from tests.pickles import Call, Name, dumps
 from tests.soak import examples
 from tests.trainings import run
-from utils.acquisitions import find_acquisitions, open_raster
 from utils.checkpoint import EXPORTED, file_name, load_weights, open_saved, read, read_training
-from utils.config import parse_yaml, settings_from
+from utils.config.parse import parse_yaml, settings_from
+from utils.config.settings import KEYS
 from utils.dataloader import BreizhSRDataset, training_loader
 from utils.distributed import world
 from utils.errors import CheckpointError, ConfigError, DataError, TrainingError, UserError
-from utils.lpips import load_lpips
-from utils.raster import AlignedReader, grid_of
-from utils.report_pictures import save_pictures
-from utils.settings import KEYS
+from utils.geo.acquisitions import find_acquisitions, open_raster
+from utils.geo.raster import AlignedReader, grid_of
+from utils.metrics.lpips import load_lpips
+from utils.report.page_pictures import save_pictures
 from utils.store import MANIFEST, checksum, read_manifest
-from utils.tables import ALLOWED, Table, read_table
 
 FUZZ = settings(
     max_examples=examples(200), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from utils.config import Flat, read_file
+from utils.config.parse import Flat, read_file
 from utils.errors import CheckpointError
 from utils.files import archive_fault, written_aside
 

@@ -24,8 +24,7 @@ from utils.radiometry import (
 )
 from utils.randomness import bits, integers
 from utils.signals import leave_to_parent
-from utils.store import Store, prepared_folder
-from utils.tables import Key
+from utils.store import Key, Store, prepared_folder
 
 Raw = dict[str, Any]
 Crop = tuple[int, int, int]  # row, column, size, in low-resolution pixels

@@ -9,7 +9,7 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from utils.files import written_aside
-from utils.metrics import to_integers
+from utils.metrics.pixel import to_integers
 
 Picture = NDArray[np.uint8]  # (H, W, 3)
 

@@ -23,7 +23,8 @@ from torch import Tensor
 
 from utils.errors import DataError
 from utils.files import archive_fault, is_text, write_text, written_aside
-from utils.tables import Key
+
+Key = int | str
 
 FORMAT = "misr-store"
 VERSION = 1

@@ -12,10 +12,10 @@ from benchmarks.curve import Measure, Point
 from tasks.build import build_task
 from tasks.srdiff import SRDiffTask
 from tests.data import write_prepared
+from utils.config.settings import Diffusion, Model, Settings
 from utils.dataloader import BreizhSRDataset
 from utils.distributed import World
-from utils.settings import Diffusion, Model, Settings
-from utils.statistics import mean_interval
+from utils.report.statistics import mean_interval
 
 
 def point(sampler: curve.SamplerName = "ddpm", steps: int = 100, **columns: list[float]) -> Point:

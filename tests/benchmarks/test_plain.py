@@ -9,7 +9,7 @@ from models.unet import UNet
 from tests.data import write_prepared
 from utils.dataloader import BreizhSRDataset, collate
 from utils.distributed import World
-from utils.metrics import measure
+from utils.metrics.pixel import measure
 
 
 def test_loader(tmp_path_factory: pytest.TempPathFactory) -> None:

@@ -23,17 +23,17 @@ from numpy.typing import NDArray
 from rasterio.crs import CRS
 from rasterio.warp import transform
 
-from data_gen.inspection.look import look
-from data_gen.own.build import Wanted, build
-from data_gen.own.splits import assign
+from data_gen.checks.run import look
+from data_gen.custom.build import Wanted, build
+from data_gen.custom.splits import assign
+from data_gen.pickled_table import read_table
 from tests.command import run, succeed
 from tests.data import prepare_quietly
 from tests.golden import ROOT
-from utils.acquisitions import find_acquisitions
 from utils.dataloader import BreizhSRDataset
 from utils.errors import ConfigError, DataError
-from utils.raster import Grid
-from utils.tables import read_table
+from utils.geo.acquisitions import find_acquisitions
+from utils.geo.raster import Grid
 
 COMMAND = "data_gen/build_dataset.py"
 LAMBERT, UTM = CRS.from_epsg(2154), CRS.from_epsg(32630)

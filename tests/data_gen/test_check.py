@@ -15,13 +15,13 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from data_gen.inspection.evidence import Truth
-from data_gen.inspection.findings import Finding
-from data_gen.inspection.look import look
-from data_gen.inspection.overlaps import NEARLY, nearly_equal_pairs
-from data_gen.inspection.registration import LEAST_LIKENESS, displacement, edges, fingerprint, likeness, reduced
-from data_gen.inspection.sources import Ref
-from data_gen.sample_set import SampleSet, write_sample_set
+from data_gen.checks.alignment import LEAST_LIKENESS, displacement, edges, fingerprint, likeness, reduced
+from data_gen.checks.measure import Truth
+from data_gen.checks.overlap import NEARLY, nearly_equal_pairs
+from data_gen.checks.rules import Finding
+from data_gen.checks.run import look
+from data_gen.checks.sources import Ref
+from data_gen.synthetic.dataset import SampleSet, write_sample_set
 from tests.command import run
 from tests.data import landscape, prepare_quietly, write_raster, write_raw
 from tests.golden import Golden

@@ -10,15 +10,15 @@ import rasterio
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_gen import patches, sample_set
-from data_gen.landscape import landscape
-from data_gen.phenology import KINDS
-from data_gen.revisit import LEAST_GAP, NEAR, acquisition_days, spot_day, truth_days
-from data_gen.sample_set import SampleSet, write_sample_set
-from data_gen.sensor import MARGIN, SCALE, View, draw_radiometry, draw_view, sentinel2, spot
+from data_gen.pickled_table import read_table
+from data_gen.synthetic import dataset
+from data_gen.synthetic.compose import landscape
+from data_gen.synthetic.dataset import SampleSet, write_sample_set
+from data_gen.synthetic.dates import LEAST_GAP, NEAR, acquisition_days, spot_day, truth_days
+from data_gen.synthetic.reflectance import KINDS
+from data_gen.synthetic.sensors import MARGIN, SCALE, View, draw_radiometry, draw_view, sentinel2, spot
 from tests import command
 from utils.errors import ConfigError, DataError
-from utils.tables import read_table
 
 SMALL = SampleSet(train=3, val=1, test=2, seed=7, size=64, truth_dates=3)
 MAXIMA = np.array([0.2058, 0.1583, 0.1118])
@@ -55,7 +55,7 @@ def test_tables(root: Path) -> None:
     assert list(found["train"].index) != list(range(4))
     assert {str(name).split("_")[0] for name in found["dates"].index} == {str(name) for name in found["test"].index}
     for table in found.values():
-        assert tuple(table.columns) == patches.COLUMNS
+        assert tuple(table.columns) == dataset.COLUMNS
 
 
 def test_the_projects_own_reader_reads_the_tables(root: Path) -> None:
@@ -159,7 +159,7 @@ def test_a_folder_with_anything_else_is_refused(tmp_path: Path) -> None:
 def test_a_stopped_run_is_finished(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = tmp_path / "stopped"
     left = [20]
-    real = patches.write_geotiff
+    real = dataset.write_geotiff
 
     def stops(path: Path, *arguments: object, **keywords: object) -> None:
         path.write_bytes(b"half a file")
@@ -168,7 +168,7 @@ def test_a_stopped_run_is_finished(root: Path, tmp_path: Path, monkeypatch: pyte
             raise KeyboardInterrupt
         real(path, *arguments, **keywords)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(patches, "write_geotiff", stops)
+    monkeypatch.setattr(dataset, "write_geotiff", stops)
     with pytest.raises(KeyboardInterrupt):
         write_sample_set(folder, SMALL)
     assert not (folder / "sample.json").exists()
@@ -298,8 +298,8 @@ def test_spot_has_a_radiometry_of_its_own() -> None:
 def test_reflectance_fits_the_maxima_that_the_loader_clamps_to() -> None:
     seen: list[np.ndarray] = []
     for number in range(24):
-        patch = patches.plan_patch(seed=0, split="train", number=number, size=128)
-        seen.extend(image.reshape(3, -1) for image in patches.sentinel2_images(patch, patches.scene_of(patch)))
+        patch = dataset.plan_patch(seed=0, split="train", number=number, size=128)
+        seen.extend(image.reshape(3, -1) for image in dataset.sentinel2_images(patch, dataset.scene_of(patch)))
     top = np.percentile(np.concatenate(seen, axis=1) / 10000, 98, axis=1)
     np.testing.assert_allclose(top, MAXIMA, rtol=0.2)
 
@@ -307,8 +307,8 @@ def test_reflectance_fits_the_maxima_that_the_loader_clamps_to() -> None:
 def test_truth_uses_the_whole_range() -> None:
     images = []
     for number in range(8):
-        patch = patches.plan_patch(seed=0, split="train", number=number, size=128)
-        images.append(patches.spot_image(patch, patches.scene_of(patch), patch.spot_day))
+        patch = dataset.plan_patch(seed=0, split="train", number=number, size=128)
+        images.append(dataset.spot_image(patch, dataset.scene_of(patch), patch.spot_day))
     low, high = np.percentile(np.stack(images), [0.5, 99.9])
     assert low < 20 and high > 240
 
@@ -359,11 +359,11 @@ def test_a_landscape_has_what_super_resolution_lives_from() -> None:
 
 @pytest.mark.parametrize("size", [32, 100, 400])
 def test_sizes(size: int) -> None:
-    patch = patches.plan_patch(seed=1, split="val", number=0, size=size)
-    scene = patches.scene_of(patch)
-    assert patches.spot_image(patch, scene, 100).shape == (3, size, size)
-    assert next(patches.sentinel2_images(patch, scene)).shape == (3, size // 4, size // 4)
+    patch = dataset.plan_patch(seed=1, split="val", number=0, size=size)
+    scene = dataset.scene_of(patch)
+    assert dataset.spot_image(patch, scene, 100).shape == (3, size, size)
+    assert next(dataset.sentinel2_images(patch, scene)).shape == (3, size // 4, size // 4)
 
 
 def test_version_is_recorded(root: Path) -> None:
-    assert json.loads((root / "sample.json").read_text())["version"] == sample_set.VERSION
+    assert json.loads((root / "sample.json").read_text())["version"] == dataset.VERSION

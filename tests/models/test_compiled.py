@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from models.layers import repeat_pixels
 from models.unet import UNet
-from models.upsampling import repeat_pixels
 from tests.models.nets import BACKBONES, random_series, small_backbone
 
 Loss = Callable[[nn.Module], Tensor]

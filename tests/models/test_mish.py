@@ -2,8 +2,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from models import mish
-from models.mish import Mish
+from models import layers
+from models.layers import Mish
 
 
 def laid_out(x: torch.Tensor, layout: str) -> torch.Tensor:
@@ -16,7 +16,7 @@ def laid_out(x: torch.Tensor, layout: str) -> torch.Tensor:
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last", "gaps"])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
 def test_equals_torch(piece: int, layout: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(mish, "_PIECE", piece)
+    monkeypatch.setattr(layers, "_PIECE", piece)
     torch.manual_seed(0)
     values, upstream = torch.randn(2, 2, 3, 5, 7).mul(4).to(dtype)
     results = []

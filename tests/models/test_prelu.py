@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from models.prelu import PReLU
+from models.layers import PReLU
 
 
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])

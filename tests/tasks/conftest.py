@@ -7,7 +7,7 @@ import torch
 
 from tests.data import write_prepared
 from tests.trainings import Experiments
-from utils.lpips import LPIPS
+from utils.metrics.lpips import LPIPS
 
 
 @pytest.fixture(scope="session")

@@ -9,13 +9,13 @@ import pytest
 import torch
 
 from tasks.build import build_task
-from tasks.learner import Learner
+from tasks.training.state import Learner
 from tests.trainings import CONFIGS, same
-from utils.config import load_chain, settings_from
+from utils.config.parse import load_chain, settings_from
+from utils.config.settings import Model, Settings
 from utils.dataloader import BreizhSRDataset, training_loader
 from utils.distributed import World
 from utils.errors import TrainingError
-from utils.settings import Model, Settings
 
 STEPS = 6  # of two samples, of seven: the second epoch starts within the fourth batch
 

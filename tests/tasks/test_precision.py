@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from tasks.base import Recipe
 from tasks.build import build_task
-from tasks.learner import Learner
-from tasks.optimiser import learning_rate
-from tasks.task import Recipe
+from tasks.training.optim import learning_rate
+from tasks.training.state import Learner
 from tests.tasks.test_learner import learner_of, settings_of, trained
 from tests.trainings import Experiments, same
 from utils.checkpoint import file_name, write

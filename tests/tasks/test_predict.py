@@ -28,16 +28,16 @@ from models.misr import RRDBLTAE, HighResLTAE, RRDBHighResNet
 from models.rrdb import RRDBNet
 from models.samplers import Noise
 from models.series import Backbone, Series
-from tasks.predict import add_arguments, run
-from tasks.receptive import receptive_radius
-from tasks.tiles import match_low_frequencies
+from tasks.scenes.predict import add_arguments, predict_from_options
+from tasks.scenes.receptive_field import receptive_radius
+from tasks.scenes.scene import SOFT
+from tasks.scenes.tiles import match_low_frequencies
 from tests.golden import ROOT
 from tests.scenes import TRANSFORM, Network, Sampler, ground, predict, write_safe, write_series, write_tif
 from utils.cli import Parser
 from utils.distributed import World
 from utils.errors import ConfigError, DataError, UserError
-from utils.scene import SOFT
-from utils.validity import grow
+from utils.geo.clouds import grow
 
 GREY = 0.1118 * 10000 / 255  # digital numbers in the smallest grey level
 
@@ -468,7 +468,7 @@ import sys
 from pathlib import Path
 from tasks.whole_scene import Request, predict_scene
 from tests.scenes import Network, quiet
-from utils.acquisitions import find_acquisitions
+from utils.geo.acquisitions import find_acquisitions
 from utils.distributed import world
 with world("cpu") as here:
     network, found = Network(), find_acquisitions([Path(sys.argv[1])], note=quiet)
@@ -500,7 +500,7 @@ from pathlib import Path
 import torch
 from tasks.whole_scene import Request, predict_scene
 from tests.scenes import Network, quiet, write_series
-from utils.acquisitions import find_acquisitions
+from utils.geo.acquisitions import find_acquisitions
 from utils.distributed import World
 folder, size = Path(sys.argv[1]), int(sys.argv[2])
 if sys.argv[3] == "write":
@@ -535,7 +535,7 @@ def options(*arguments: object) -> argparse.Namespace:
 
 
 def command(*arguments: object, network: Network | None = None) -> Path:
-    return run(
+    return predict_from_options(
         options(*arguments), network or Network(), World(torch.device("cpu")), checkpoint="model.ckpt of X, step 7"
     )
 

@@ -9,7 +9,7 @@ import pytest
 from tests.data import write_raw
 from tests.golden import ROOT
 from tests.trainings import Process
-from utils.config import read_file
+from utils.config.parse import read_file
 
 # Only what makes them short; everything else is as published.
 SHORT = (

@@ -16,7 +16,7 @@ from models.samplers import Noise, ddim, ddpm, time_grid
 from models.schedule import Schedule
 from models.series import Backbone, Prediction, Series
 from models.unet import UNet
-from tasks.receptive import receptive_radius, sampling_radius
+from tasks.scenes.receptive_field import receptive_radius, sampling_radius
 from utils.radiometry import bicubic
 
 

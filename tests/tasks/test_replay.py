@@ -7,15 +7,15 @@ from typing import Any
 import pytest
 import torch
 
+from tasks.base import Address, Task, series_of
 from tasks.build import build_task
-from tasks.optimiser import adam, learning_rate
 from tasks.srdiff import SRDiffTask
-from tasks.task import Address, Task, series_of
+from tasks.training.optim import adam, learning_rate
 from tests.golden import Golden, names
 from utils.checkpoint import load_optimizer, load_weights, read_training
-from utils.config import read_file, settings_from
+from utils.config.parse import read_file, settings_from
+from utils.config.reference import translate
 from utils.dataloader import Batch
-from utils.reference import translate
 
 EXPERIMENTS = sorted({name.split("/")[0] for name in names("12_*/replay.pt")})
 

@@ -8,7 +8,7 @@ import torch
 from tasks.build import build_task
 from tasks.dates import errors, table
 from tasks.super_resolver import SuperResolver
-from utils.config import settings_from
+from utils.config.parse import settings_from
 from utils.distributed import World
 from utils.errors import ConfigError
 

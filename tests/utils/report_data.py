@@ -5,9 +5,9 @@ from typing import Any
 
 import numpy as np
 
-from utils.report import write_report
-from utils.report_charts import Spectrum
-from utils.report_pictures import Example
+from utils.report.page import write_report
+from utils.report.page_charts import Spectrum
+from utils.report.page_pictures import Example
 
 
 def rows(number: int = 12, *, gain: float = 2.0) -> list[dict[str, Any]]:

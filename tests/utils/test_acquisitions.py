@@ -8,11 +8,11 @@ import pytest
 import rasterio
 
 from tests.scenes import ground, quiet, write_safe, write_series, write_tif
-from utils.acquisitions import Acquisition, day_in, find_acquisitions
 from utils.errors import ConfigError, DataError
-from utils.raster import AlignedReader, Grid
-from utils.safe import read_elements, read_safe
-from utils.tiling import Box, Span
+from utils.geo.acquisitions import Acquisition, day_in, find_acquisitions
+from utils.geo.raster import AlignedReader, Grid
+from utils.geo.sentinel2_safe import read_elements, read_safe
+from utils.geo.windows import Box, Span
 
 DAY = date(2023, 8, 7)
 NUMBERS = (ground(8, 9) * 10000).round().astype(np.uint16)

@@ -8,7 +8,7 @@ from tests.golden import ROOT
 # Page faults of a block that is freed and taken again, in a process that has told the allocator or not.
 SCRIPT = """
 import resource, sys
-from utils.allocator import keep_freed_memory
+from utils.distributed import keep_freed_memory
 if sys.argv[1] == "keep":
     keep_freed_memory()
 import ctypes

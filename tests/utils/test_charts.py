@@ -6,8 +6,8 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
-from utils import charts
-from utils.charts import Axis, Line, Row
+from utils.report import plots
+from utils.report.plots import Axis, Line, Row
 
 SVG = "{http://www.w3.org/2000/svg}"
 
@@ -18,7 +18,7 @@ def elements(svg: str, kind: str, tag: str) -> list[dict[str, str]]:
 
 
 def test_histogram_counts() -> None:
-    svg = charts.histogram({"result": [0, 0, 0, 1, np.inf], "bicubic": [1, np.nan]}, label="PSNR (dB)", bins=2)
+    svg = plots.histogram({"result": [0, 0, 0, 1, np.inf], "bicubic": [1, np.nan]}, label="PSNR (dB)", bins=2)
     areas = elements(svg, "area", "polygon")
     assert [area["class"] for area in areas] == ["area bicubic", "area result"]
     heights = [[float(point.split(",")[1]) for point in area["points"].split()] for area in areas]
@@ -33,7 +33,7 @@ def test_histogram_counts() -> None:
 
 
 def test_lines_have_intervals_where_there_are_any() -> None:
-    svg = charts.lines([Line("result", [0, 1, 2], [5, 6, np.nan], [4, np.nan, 1], [6, np.nan, 2])], x="days", y="dB")
+    svg = plots.lines([Line("result", [0, 1, 2], [5, 6, np.nan], [4, np.nan, 1], [6, np.nan, 2])], x="days", y="dB")
     assert len(elements(svg, "dot", "circle")) == 2  # the third has no value
     first, second = (re.fullmatch(r"M\S+ (\S+)V(\S+)", bar["d"]) for bar in elements(svg, "bar", "path"))
     assert first and second
@@ -42,12 +42,12 @@ def test_lines_have_intervals_where_there_are_any() -> None:
 
 
 def test_logarithmic_axes() -> None:
-    svg = charts.lines([Line("truth", [0.01, 0.1, 1], [1, 10, 100])], x="f", y="power", log=True, mark=-1.0)
+    svg = plots.lines([Line("truth", [0.01, 0.1, 1], [1, 10, 100])], x="f", y="power", log=True, mark=-1.0)
     points = [tuple(map(float, p.split(","))) for p in elements(svg, "line", "polyline")[0]["points"].split()]
     assert points[1][0] - points[0][0] == pytest.approx(points[2][0] - points[1][0], abs=0.2)
     (mark,) = elements(svg, "zero", "path")
     assert mark["d"].startswith(f"M{points[1][0]:.1f} ")
-    without_zero = charts.lines([Line("truth", [0, 0.1], [0, 10])], x="f", y="power", log=True)
+    without_zero = plots.lines([Line("truth", [0, 0.1], [0, 10])], x="f", y="power", log=True)
     assert len(elements(without_zero, "dot", "circle")) == 1
 
 
@@ -55,7 +55,7 @@ def test_differences_stand_beside_zero() -> None:
     rows = [Row(1.0, 0.5, 1.5, "better"), Row(-1.0, -1.5, -0.5, "worse"), Row(np.nan, 0, 0, "unclear")]
     small = [row._replace(mean=row.mean / 1000, low=row.low / 1000, high=row.high / 1000) for row in rows]
     panels = {"PSNR <b>": rows, "LPIPS": small, "MAE": rows, "MSE": rows}
-    svg = charts.differences(["a − b", "a − c", "b − c"], panels, label="differences", columns=3)
+    svg = plots.differences(["a − b", "a − c", "b − c"], panels, label="differences", columns=3)
     zeros = elements(svg, "zero", "path")
     dots = elements(svg, "dot", "circle")
     assert [dot["class"] for dot in dots] == ["dot better", "dot worse"] * 4
@@ -72,10 +72,10 @@ def test_differences_stand_beside_zero() -> None:
 def test_any_values_give_a_chart(values: list[float]) -> None:
     position = list(range(len(values)))
     for svg in (
-        charts.histogram({"result": values}, label="x"),
-        charts.lines([Line("result", position, values)], x="x", y="y"),
-        charts.lines([Line("result", position, values)], x="x", y="y", log=True),
-        charts.differences(
+        plots.histogram({"result": values}, label="x"),
+        plots.lines([Line("result", position, values)], x="x", y="y"),
+        plots.lines([Line("result", position, values)], x="x", y="y", log=True),
+        plots.differences(
             [""] * len(values), {"s": [Row(value, value, value, "worse") for value in values]}, label="x"
         ),
     ):
@@ -85,7 +85,7 @@ def test_any_values_give_a_chart(values: list[float]) -> None:
 
 
 def test_standalone_is_a_file_of_its_own() -> None:
-    svg = charts.standalone(charts.differences(["a"], {"": [Row(1, 0, 2, "better")]}, label="dB"))
+    svg = plots.standalone(plots.differences(["a"], {"": [Row(1, 0, 2, "better")]}, label="dB"))
     root = ElementTree.fromstring(svg)
     assert root.tag == f"{SVG}svg"
     assert root.find(f"{SVG}style") is not None
@@ -100,9 +100,9 @@ def test_standalone_is_a_file_of_its_own() -> None:
     ],
 )
 def test_ticks_are_round(low: float, high: float, expected: list[str]) -> None:
-    assert [text for _, text in charts.ticks(Axis("", low, high))] == expected
+    assert [text for _, text in plots.ticks(Axis("", low, high))] == expected
 
 
 def test_whole_ticks() -> None:
-    assert [text for _, text in charts.ticks(Axis("", 0, 2.1, whole=True))] == ["0", "1", "2"]
-    assert [text for _, text in charts.ticks(Axis("", 0, 100, whole=True))] == ["0", "20", "40", "60", "80", "100"]
+    assert [text for _, text in plots.ticks(Axis("", 0, 2.1, whole=True))] == ["0", "1", "2"]
+    assert [text for _, text in plots.ticks(Axis("", 0, 100, whole=True))] == ["0", "20", "40", "60", "80", "100"]

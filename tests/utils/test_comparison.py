@@ -11,11 +11,11 @@ import pytest
 from scipy import stats
 
 from tests.utils.comparison_data import ROWS, experiment, table
-from utils.comparison import compare
-from utils.comparison_tables import as_csv, latex, markdown, plot, sentences, short_names
 from utils.errors import DataError
-from utils.patch_table import read_table
-from utils.report_pictures import load_pictures
+from utils.report.comparison import compare
+from utils.report.comparison_tables import as_csv, latex, markdown, plot, sentences, short_names
+from utils.report.page_pictures import load_pictures
+from utils.report.patch_table import read_table
 
 
 def test_patches_are_paired_by_key() -> None:

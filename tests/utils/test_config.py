@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from tests.golden import FOLDER, ROOT, Golden
 from tests.soak import examples
-from utils.config import (
+from utils.config.parse import (
     architecture_keys,
     flatten,
     load_chain,
@@ -19,9 +19,9 @@ from utils.config import (
     settings_from,
     to_yaml,
 )
+from utils.config.reference import WITHOUT_EFFECT, is_reference, translate
+from utils.config.settings import KEYS
 from utils.errors import ConfigError
-from utils.reference import WITHOUT_EFFECT, is_reference, translate
-from utils.settings import KEYS
 
 ADDED_BY_THE_REFERENCE = {"work_dir", "infer", "debug", "validate", "exp_name"}
 HPARAMS_JSON = "10_hparams.json"
@@ -193,7 +193,7 @@ def test_every_key_is_read_somewhere() -> None:
     """A key that nothing reads would be a promise that nothing keeps."""
     folders = ("tasks", "models", "data_gen", "utils")
     code = "\n".join(
-        path.read_text() for folder in folders for path in (ROOT / folder).glob("*.py") if path.name != "settings.py"
+        path.read_text() for folder in folders for path in (ROOT / folder).rglob("*.py") if path.name != "settings.py"
     )
     assert [name for name in KEYS if f".{name}" not in code] == []
 

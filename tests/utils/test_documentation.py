@@ -11,7 +11,7 @@ import typing
 from pathlib import Path
 
 from tests.golden import ROOT
-from utils.settings import SECTIONS
+from utils.config.settings import SECTIONS
 
 DOCUMENT = ROOT / "docs" / "training.md"
 BEFORE = "<!-- keys: `python -m tests.utils.test_documentation` writes this table -->\n"

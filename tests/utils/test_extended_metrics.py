@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from utils.errors import DataError
-from utils.extended_metrics import extended, shift_tolerant_psnrs
+from utils.metrics.pixel import extended, shift_tolerant_psnrs
 
 
 def direct(sr: np.ndarray, hr: np.ndarray, lr: np.ndarray, sensor: np.ndarray) -> dict[str, float]:

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from utils import logs
-from utils.logs import StepTable
+from tasks.training import logger
+from tasks.training.logger import StepTable
 
 
 def test_rows_are_written_as_they_come(tmp_path: Path) -> None:
@@ -70,7 +70,7 @@ def test_a_full_disk_loses_no_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patched:
-        patched.setattr(logs.os, "fsync", full)
+        patched.setattr(logger.os, "fsync", full)
         for step in (2, 3):
             with pytest.raises(OSError, match="No space"):
                 table.append(step, {"loss": step / 10})

@@ -11,9 +11,9 @@ import pytest
 import torch
 
 from tests.golden import Golden
-from utils import lpips
 from utils.errors import CheckpointError
-from utils.lpips import LPIPS, load_lpips
+from utils.metrics import lpips
+from utils.metrics.lpips import LPIPS, load_lpips
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from tests.golden import Golden
 from utils.errors import DataError
-from utils.metrics import measure, shift_mae, to_integers
+from utils.metrics.pixel import measure, shift_mae, to_integers
 
 
 def pair(seed: int, height: int, width: int, *, noise: float, batch: int = 2) -> tuple[Tensor, Tensor]:

@@ -13,10 +13,10 @@ from rasterio.warp import transform_bounds
 from rio_cogeo.cogeo import cog_validate
 
 from tests.scenes import CRS, TRANSFORM, ground, quiet, write_tif
-from utils.acquisitions import find_acquisitions
 from utils.errors import ConfigError, DataError
-from utils.raster import BLOCK, AlignedReader, CogWriter, Grid, Pixels, Raster, region_of
-from utils.tiling import Box, Span
+from utils.geo.acquisitions import find_acquisitions
+from utils.geo.raster import BLOCK, AlignedReader, CogWriter, Grid, Pixels, Raster, region_of
+from utils.geo.windows import Box, Span
 
 GRID = Grid(rasterio.CRS.from_string(CRS), TRANSFORM, 60, 80)
 NUMBERS = (ground(60, 80) * 10000).round().astype(np.uint16)

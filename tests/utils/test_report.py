@@ -12,8 +12,8 @@ from PIL import Image
 
 from tests.utils.report_data import page, pictures, rows
 from utils.errors import DataError
-from utils.report_charts import group
-from utils.report_pictures import Example, choose_examples, middle
+from utils.report.page_charts import group
+from utils.report.page_pictures import Example, choose_examples, middle
 
 VOID = {"meta", "link", "img", "input", "br"}
 

@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tasks.scenes.tile_store import Scratch
 from utils.errors import DataError
-from utils.scratch import Scratch
 
 RECORD = np.dtype([("image", "<u2", (2, 3)), ("flag", "u1")])
 

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from utils.spectrum import radial_power
+from utils.metrics.pixel import radial_power
 
 
 @pytest.mark.parametrize(("height", "width"), [(64, 64), (48, 80)])

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from utils.statistics import bootstrap_interval, compare_pairs, format_p, holm, least_p, mean_interval, summarise
+from utils.report.statistics import bootstrap_interval, compare_pairs, format_p, holm, least_p, mean_interval, summarise
 
 
 def test_the_interval_covers_the_truth_as_often_as_it_says() -> None:

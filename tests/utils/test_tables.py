@@ -12,11 +12,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from data_gen.pickled_table import Table, read_table
 from tests.golden import Golden
 from tests.pickles import Call, Name, absurd_sizes, dumps
 from tests.soak import examples
 from utils.errors import DataError
-from utils.tables import Table, read_table
 
 FIXTURES = Path(__file__).parent / "tables"
 DATE = np.datetime64("2018-07-02T11:00:00", "us")

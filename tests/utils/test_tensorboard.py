@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from utils.tensorboard import Board
+from tasks.training.logger import Board
 
 
 def read(folder: Path) -> dict[str, list[tuple[int, float]]]:

@@ -9,8 +9,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tasks.scenes.tiling import Layout, in_batches, overlap_for, plan
 from utils.errors import ConfigError, TrainingError
-from utils.tiling import ALIGNMENT, Box, Layout, Span, in_batches, mirrored, overlap_for, plan
+from utils.geo.windows import ALIGNMENT, Box, Span, mirrored
 
 spans = st.tuples(st.integers(0, 300), st.integers(1, 200)).map(lambda x: Span(x[0], x[0] + x[1]))
 regions = st.tuples(spans, spans).map(lambda x: Box(*x))

@@ -8,24 +8,21 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from utils.tiling import Box, Span
-from utils.validity import (
+from tasks.scenes.date_selection import CELL, FEATHER, DateChoice, feathered
+from utils.geo.clouds import (
     BRIGHT_MARGIN,
-    CELL,
     CLOUD_MARGIN,
     DOUBTFUL,
-    FEATHER,
     GOOD,
     NOTHING,
-    DateChoice,
     Mask,
     Quality,
     cloudy_brightness,
     cloudy_classes,
-    feathered,
     grow,
     has_data,
 )
+from utils.geo.windows import Box, Span
 
 
 def test_every_kind_of_missing_pixel_is_missing_alone() -> None:

@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from utils.statistics import Difference, compare_pairs
-from utils.verdict import difference_sentence, judgement, link_sentence, tally_sentence, wins, worst
+from utils.report.statistics import Difference, compare_pairs
+from utils.report.verdict import difference_sentence, judgement, link_sentence, tally_sentence, wins, worst
 
 
 def test_better_depends_on_the_metric() -> None:

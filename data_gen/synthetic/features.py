@@ -1,0 +1,209 @@
+"""What runs between the fields: margins, hedges with their gaps, lanes and roads."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from data_gen.synthetic.landscape import TREE_HEIGHT, Canvas, Indices
+from data_gen.synthetic.parcels import LINES, Cells, Floats, Plan
+
+_LANE, _ROAD = 1, 2
+_NO_HEDGE = -9.0  # a half width that no gap or bump brings above 0
+_REACH = 8  # pixels: nothing that runs along a cut lies further from it
+
+
+class Boundaries(NamedTuple):
+    """Per cut, in pixels across it."""
+
+    way: Indices  # (LINES,) 0 none, _LANE, _ROAD
+    half: Floats  # (LINES,) half width of the way
+    verge: Floats  # (LINES,) half width of the grass about it
+    hedge: Floats  # (LINES,) how far from the cut the hedges stand
+    left: Floats  # (LINES,) half width of the hedge on one side
+    right: Floats  # (LINES,) and on the other
+    gaps: Floats  # (LINES,) the higher, the more of the hedge is missing
+
+    @property
+    def width(self) -> Floats:
+        """What a cut's pixels are nearer to it than they look, so that ways run on where a hedge meets them."""
+        return np.where(self.way > 0, np.float32(4), np.float32(0))
+
+
+def draw_boundaries(generator: np.random.Generator) -> Boundaries:
+    """The first cuts, which run across the whole place, tend to be roads and lanes; later ones hedges and margins."""
+    g = generator
+    level = np.floor(np.log2(np.arange(LINES) + 1))
+    chance = g.random(LINES)
+    road = (level == 0) & (chance < 0.7)
+    lane = ~road & (chance < np.select([level < 2, level == 2, level == 3], [0.75, 0.3, 0.15], 0.0))
+    hedged = g.random(LINES) < g.uniform(0.45, 0.95)
+    way = road | lane
+    half = np.select([road, lane], [g.uniform(1.1, 1.6), 0.75], 0.0)
+    verge = np.where(way, half + g.uniform(0.6, 1.6, LINES), g.uniform(0.3, 0.9, LINES))
+    thick = np.where(hedged, g.uniform(0.8, 2.2, LINES), _NO_HEDGE)
+    left, right = (np.where(way & (g.random(LINES) < 0.4), _NO_HEDGE, thick) for _ in range(2))
+    return Boundaries(
+        way=_ROAD * road + _LANE * lane,
+        half=half.astype(np.float32),
+        verge=verge.astype(np.float32),
+        hedge=np.where(way, verge + 1.2, 0.0).astype(np.float32),
+        left=left.astype(np.float32),
+        right=right.astype(np.float32),
+        gaps=g.normal(-1.0, 0.7, LINES).astype(np.float32),
+    )
+
+
+def paint_boundaries(canvas: Canvas, cells: Cells, boundaries: Boundaries, fresh: Floats) -> None:
+    """Paint everything along the cuts; only roads cross water, ``fresh`` (H, W) pixels away."""
+    g = canvas.generator
+    gaps, bumps = canvas.noise(9), canvas.noise(2.2)
+    at = np.flatnonzero(np.abs(cells.distance) < _REACH)
+    line, signed = np.take(cells.line, at), np.take(cells.distance, at)
+    apart = np.abs(signed)
+    dry = np.take(fresh, at) > 0.5
+    verges = canvas.surfaces(["verge"] * 3, delay=g.normal(0, 10, 3), vary=np.full(3, 0.08))
+    trees = canvas.surfaces(["oak", "oak", "oak", "willow"], delay=g.normal(0, 8, 4), vary=np.full(4, 0.1))
+    ways = np.array([0, canvas.surface("lane", vary=0.1), canvas.surface("asphalt", vary=0.08)])
+
+    canvas.paint(np.clip(np.take(boundaries.verge, line) - apart + 0.5, 0, 1) * dry, np.take(verges, line % 3), at=at)
+
+    thick = np.where(signed > 0, np.take(boundaries.right, line), np.take(boundaries.left, line))
+    missing = 3 * np.clip(np.take(boundaries.gaps, line) - np.take(gaps, at) + 0.4, 0, 4)
+    grown = thick - missing + 0.55 * np.take(bumps, at)
+    crowns = np.clip(grown - np.abs(apart - np.take(boundaries.hedge, line)) + 0.5, 0, 1)
+    canvas.paint(crowns * dry, np.take(trees, line % 4), at=at, height=np.clip(1.5 + grown, 0, TREE_HEIGHT))
+
+    way = np.take(boundaries.way, line)
+    passable = (way == _ROAD) | ((way == _LANE) & dry)
+    canvas.paint(np.clip(np.take(boundaries.half, line) - apart + 0.5, 0, 1) * passable, np.take(ways, way), at=at)
+
+
+_HAMLET_REACH = 14  # pixels: half the window in which a building and its yard are drawn
+
+
+def build_hamlets(canvas: Canvas, cells: Cells, plan: Plan, *, roads: np.ndarray, dry: np.ndarray) -> None:
+    """Place up to five groups of buildings beside ``roads`` (LINES,), where the ground is ``dry`` (H, W)."""
+    g = canvas.generator
+    beside = roads[cells.line[::4, ::4]] & (np.abs(cells.distance[::4, ::4]) < 9) & dry[::4, ::4]
+    spots = 4 * np.argwhere(beside)
+    if len(spots) == 0:
+        return
+    houses = []
+    for _ in range(min(int(g.poisson(2.6 * (canvas.size / 324) ** 2)), 5)):
+        row, column = spots[g.integers(len(spots))]
+        line = cells.line[row, column]
+        angle = np.arctan2(plan.normal[1, line], plan.normal[0, line]) + np.pi / 2
+        count = int(g.integers(3, 12)) if g.random() < 0.8 else int(g.integers(15, 40))
+        houses.append(_group(g, row=row, column=column, angle=float(angle), count=count))
+    if houses:
+        _build(canvas, np.concatenate(houses, axis=1), dry)
+
+
+def _group(g: np.random.Generator, *, row: int, column: int, angle: float, count: int) -> Floats:
+    """(6, count): row, column, direction, half length, half width, roof (0 slate, 1 tile, 2 sheet metal)."""
+    spread = 4.5 * np.sqrt(count) + 4
+    along, across = g.normal(0, spread, count), g.normal(0, 0.6 * spread, count)
+    shed = g.random(count) < 0.22
+    direction = angle + g.normal(0, 0.12, count) + np.pi / 2 * (g.random(count) < 0.35)
+    length = np.where(shed, g.uniform(4, 10, count), g.uniform(1.9, 3.4, count))
+    width = np.where(shed, g.uniform(2.2, 4.0, count), g.uniform(1.3, 1.8, count))
+    roof = np.where(shed, np.where(g.random(count) < 0.7, 2, 0), np.where(g.random(count) < 0.12, 1, 0))
+    y = row + along * np.sin(angle) + across * np.cos(angle)
+    x = column + along * np.cos(angle) - across * np.sin(angle)
+    return np.stack([y, x, direction, length, width, roof]).astype(np.float32)
+
+
+def _build(canvas: Canvas, houses: Floats, dry: np.ndarray) -> None:
+    """Paint yards, gardens and roofs of houses that stand on dry ground, off the roads, and apart from each other."""
+    y, x, _, length, *_ = houses
+    inside = (np.minimum(y, x) > _HAMLET_REACH) & (np.maximum(y, x) < canvas.size - 1 - _HAMLET_REACH)
+    gap = np.hypot(y[:, None] - y, x[:, None] - x) - length[:, None] - length
+    crowded = (np.tril(gap < 1.5, k=-1)).any(axis=1)
+    houses = houses[:, inside & ~crowded]
+    rows, columns = houses[:2].round().astype(np.intp)
+    houses = houses[:, dry[rows, columns]]
+    if houses.shape[1] == 0:
+        return
+    y, x, direction, length, width, roof = (part[:, None, None] for part in houses)
+    window = np.arange(-_HAMLET_REACH, _HAMLET_REACH + 1)
+    row = y.round().astype(np.intp) + window[:, None]  # (B, 29, 1)
+    column = x.round().astype(np.intp) + window  # (B, 1, 29)
+    at = row * canvas.size + column  # (B, 29, 29)
+    dy, dx = row - y, column - x
+    u = dx * np.cos(direction) + dy * np.sin(direction)
+    v = -dx * np.sin(direction) + dy * np.cos(direction)
+    wall = np.maximum(np.abs(u) - length, np.abs(v) - width)
+    ragged = 1.3 * canvas.noise(5).reshape(-1)[at]
+    is_shed = roof == 2
+    garden = np.where(is_shed, 0, np.clip(6.5 - np.maximum(wall, 0) + 1.5 * ragged, 0, 1))
+    yard = np.where(is_shed, np.clip(3.5 - wall + ragged, 0, 1), np.clip(1.8 - wall + ragged + 0.8 * np.sign(v), 0, 1))
+    bush = np.clip(garden * (ragged - 1.1) * 2, 0, 1)
+    road = np.isin(canvas.label, canvas.labels_of("asphalt"))
+    for part, kind, height in ((garden, "garden", 0.0), (yard, "yard", 0.0), (bush, "oak", 2.5)):
+        whole = np.zeros_like(canvas.height)
+        np.maximum.at(whole.reshape(-1), at.reshape(-1), part.reshape(-1).astype(np.float32))  # windows overlap
+        whole[road] = 0
+        canvas.paint(whole, canvas.surface(kind, vary=0.08), height=height)
+        canvas.rows[whole > 0.3] = 0
+    slopes = [f"{kind}_{side}" for kind in ("slate", "tile", "sheet") for side in ("dark", "lit")]
+    roofs = canvas.surfaces(slopes, delay=np.zeros(6), vary=np.full(6, 0.08)).reshape(3, 2)
+    sunny = v * np.where(np.cos(direction) > 0, 1, -1) > 0  # the slope that looks south
+    label = roofs[roof.astype(np.intp), sunny.astype(np.intp)]
+    cover = np.clip(0.5 - wall, 0, 1)
+    canvas.paint(cover.reshape(-1), label.reshape(-1), at=at.reshape(-1), height=2.4)
+
+
+def paint_fresh_water(canvas: Canvas, x: Floats, y: Floats) -> Floats:
+    """A stream with its wooded valley, or a pond; returns the distance to the water, pixels."""
+    g = canvas.generator
+    half = canvas.size / 2
+    turn = g.uniform(0, np.pi)
+    along, across = x * np.cos(turn) + y * np.sin(turn), -x * np.sin(turn) + y * np.cos(turn)
+    if g.random() < 0.6:
+        width = g.uniform(0.8, 5.0)
+        wave = g.uniform(25, 60)
+        middle = g.uniform(-0.5, 0.5) * half + g.uniform(5, 14) * np.sin(along / wave + g.uniform(0, 6))
+        middle = middle + 2 * np.sin(along / g.uniform(7, 12) + g.uniform(0, 6))
+        distance = np.abs(across - middle) - width
+        water, valley = canvas.surface("river", vary=0.1), g.uniform(2, 16)
+    else:
+        radius = g.uniform(7, 26)
+        cx, cy = g.uniform(-0.6, 0.6, 2) * half
+        distance = np.hypot(along - cx, 1.5 * (across - cy)) - radius + 0.1 * radius * canvas.noise(9)
+        water, valley = canvas.surface("pond", vary=0.1), g.uniform(1, 5)
+    edge = distance.astype(np.float32)
+    meadow = canvas.surface("meadow", delay=g.normal(0, 8), vary=0.06)
+    trees = canvas.surface("willow", delay=g.normal(0, 8), vary=0.08)
+    canvas.paint(np.clip(2.2 * valley + 6 + 4 * canvas.noise(20) - edge, 0, 1), meadow)
+    canvas.rows[edge < 2.2 * valley + 10] = 0
+    grown = valley * (0.6 + 0.6 * canvas.noise(15)) + 0.8 * canvas.noise(2.5)
+    canvas.paint(np.clip(grown - edge + 0.5, 0, 1), trees, height=TREE_HEIGHT * 0.8)
+    canvas.paint(np.clip(0.5 - edge, 0, 1), water)
+    return edge
+
+
+def paint_coast(canvas: Canvas) -> Floats:
+    """Sea, beach, rocks and dunes on one side; returns the distance seaward of the water line, pixels."""
+    g = canvas.generator
+    turn = g.uniform(0, 2 * np.pi)
+    seaward = canvas.x * np.cos(turn) + canvas.y * np.sin(turn) - g.uniform(-0.1, 0.55) * canvas.size / 2
+    shore = seaward + 14 * canvas.noise(50) + 4 * canvas.noise(18) + 1.2 * canvas.noise(5)
+    width = np.clip(6 + 5 * canvas.noise(40), 1, 20)
+    rocky = np.clip(3 * canvas.noise(30) + 1.5 * canvas.noise(6), 0, 1)
+
+    def landward(limit: Floats | float) -> Floats:
+        return np.clip(shore + limit + 0.5, 0, 1)
+
+    heath = canvas.surface("heath", vary=0.05)
+    labels = {kind: canvas.surface(kind, vary=0.05) for kind in ("dune", "sand", "wet_sand", "rock", "shallows", "sea")}
+    canvas.paint(landward(2 * width + 14), heath)
+    canvas.rows[shore > -2 * width - 15] = 0
+    canvas.paint(landward(width + 5 + 2 * canvas.noise(8)), labels["dune"])
+    canvas.paint(landward(width), labels["sand"])
+    canvas.paint(landward(0.35 * width), labels["wet_sand"])
+    canvas.paint(landward(width + 3) * rocky, labels["rock"])
+    canvas.paint(landward(-4 * rocky + 2 * canvas.noise(4) * rocky), labels["shallows"])
+    canvas.paint(np.clip((shore - 12) / 40 + 0.3 * canvas.noise(14), 0, 1), labels["sea"])
+    canvas.paint(np.clip(1 - np.abs(shore - 0.8), 0, 1) * (rocky < 0.5) * 0.7, canvas.surface("foam"))
+    canvas.height[shore > -width - 5] = 0
+    return shore

@@ -1,0 +1,155 @@
+"""The picture of a place while it is being painted, and the finished scene, which can be seen on any day."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from data_gen.synthetic.parcels import Floats, smooth_noise
+from data_gen.synthetic.reflectance import KINDS, Surfaces
+
+Indices = NDArray[np.intp]
+Reals = NDArray[np.floating]
+TREE_HEIGHT = 4.0  # pixels of 2.5 m
+_SHADOW = 0.55  # how much darker full shadow is
+
+
+class Scene(NamedTuple):
+    """A landscape: which surfaces each pixel shows, and what light and texture do to them."""
+
+    surfaces: Surfaces
+    label: Indices  # (H, W) the surface that covers most of the pixel
+    mixed: Indices  # (K,) flat positions of pixels that show a second surface
+    second: Indices  # (K,) that surface
+    share: Floats  # (K,) how much of the pixel it covers
+    relief: Floats  # (H, W) factor that stays the year round
+    rows: Floats  # (H, W) pattern of the rows, about -1..1
+    near_shadow: Floats  # (H, W) 0..1, shaded whenever the sun shines
+    far_shadow: Floats  # (H, W) 0..1, shaded when it stands low
+
+    def reflectance(self, day: int) -> Floats:
+        """(3, H, W) red, green and blue reflectance on a day of the year (0 = 1 January), before noon."""
+        colours = self.surfaces.reflectance(day)
+        light = np.take(self.surfaces.textures()[0], self.label) * self.rows
+        light += 1
+        light *= self.relief
+        elevation = 42 + 23.4 * np.sin(2 * np.pi * (day - 80) / 365)  # of the sun at 48° N, degrees
+        low = np.float32(np.clip((52 - elevation) / 25, 0, 1))
+        light *= 1 - _SHADOW * np.maximum(self.near_shadow, low * self.far_shadow)
+        ground = np.empty((3, *self.label.shape), dtype=np.float32)
+        for band, colour in zip(ground, colours, strict=True):
+            np.take(colour, self.label, out=band, mode="clip")
+            flat = band.reshape(-1)
+            main = np.take(flat, self.mixed)
+            flat[self.mixed] = main + self.share * (np.take(colour, self.second) - main)
+        ground *= light
+        return ground
+
+
+class Canvas:
+    """A square picture of labels onto which surfaces are painted, each pixel showing at most two of them."""
+
+    def __init__(self, size: int, generator: np.random.Generator) -> None:
+        self.size = size
+        self.generator = generator
+        centre = (size - 1) / 2
+        line = np.arange(size, dtype=np.float32) - np.float32(centre)
+        self.x, self.y = (np.ascontiguousarray(grid) for grid in np.meshgrid(line, line))  # pixels from the centre
+        self.label = np.zeros((size, size), dtype=np.intp)
+        self.second = np.zeros((size, size), dtype=np.intp)
+        self.share = np.zeros((size, size), dtype=np.float32)
+        self.height = np.zeros((size, size), dtype=np.float32)  # pixels above the ground
+        self.rows = np.zeros((size, size), dtype=np.float32)
+        none = np.zeros(0, dtype=np.intp)
+        self._known = Surfaces(kind=none, delay=none, tint=np.zeros((3, 0), dtype=np.float32))
+
+    def noise(self, step: float) -> Floats:
+        """(size, size) smooth noise of unit variance."""
+        return smooth_noise(self.generator, self.size, step)
+
+    def surface(self, kind: str, *, delay: float = 0.0, vary: float = 0.03) -> int:
+        """A new surface: its label. ``delay`` days late; ``vary`` is the spread of its brightness."""
+        return int(self.surfaces([kind], delay=np.array([delay]), vary=np.array([vary]))[0])
+
+    def surfaces(self, kinds: Sequence[str], *, delay: Reals, vary: Reals) -> Indices:
+        """New surfaces: their labels, which follow each other; one delay and one spread for each."""
+        g = self.generator
+        first = self._known.kind.size
+        brightness = vary * g.standard_normal(len(kinds))
+        colour = vary / 4 * g.standard_normal((3, len(kinds)))
+        new = Surfaces(
+            kind=np.array([KINDS[kind] for kind in kinds]),
+            delay=np.round(delay).astype(np.intp),
+            tint=np.exp(brightness + colour).astype(np.float32),
+        )
+        old = self._known
+        self._known = Surfaces(
+            kind=np.concatenate([old.kind, new.kind]),
+            delay=np.concatenate([old.delay, new.delay]),
+            tint=np.concatenate([old.tint, new.tint], axis=1),
+        )
+        return np.arange(first, first + len(kinds))
+
+    def paint(
+        self, coverage: Floats, label: int | Indices, *, at: Indices | None = None, height: float | Floats = 0.0
+    ) -> None:
+        """Lay a surface over what is there.
+
+        ``coverage`` (0..1) is a whole picture, or belongs to the distinct flat positions ``at``, as ``label`` may too.
+        """
+        if at is None:
+            at = np.flatnonzero(coverage > 0.02)
+            coverage = np.take(coverage, at)
+        else:
+            seen = np.flatnonzero(coverage > 0.02)
+            at, coverage = np.take(at, seen), np.take(coverage, seen)
+            label = label if isinstance(label, int) else np.take(label, seen)
+            height = np.take(height, seen) if isinstance(height, np.ndarray) else height
+        tops, seconds, shares = self.label.reshape(-1), self.second.reshape(-1), self.share.reshape(-1)
+        covers = coverage >= 0.5
+        below = np.take(tops, at)
+        tops[at] = np.where(covers, label, below)
+        seconds[at] = np.where(covers, below, label)
+        shares[at] = np.where(covers, 1 - coverage, coverage)
+        heights = self.height.reshape(-1)
+        before = np.take(heights, at)
+        heights[at] = before + coverage * (height - before)
+
+    def labels_of(self, kind: str) -> Indices:
+        """The labels of all surfaces of a kind."""
+        return np.flatnonzero(self._known.kind == KINDS[kind])
+
+    def finish(self, *, shade: Floats) -> Scene:
+        """The scene, with its texture and shadows; ``shade`` (size, size) is a further factor."""
+        _, broad, fine = self._known.textures()
+        grain = self.noise(3.2)
+        lit = grain.copy()
+        lit[:-2] -= 0.8 * grain[2:]  # bright on the side that looks to the sun
+        relief = 1 + np.take(broad, self.label) * (0.7 * self.noise(11.0) + 0.7 * self.noise(34.0))
+        relief += np.take(fine, self.label) * lit
+        np.clip(relief, 0.35, 1.8, out=relief)
+        relief *= shade
+        near = np.maximum(self._cast(1, 1.2), self._cast(2, 2.4))
+        far = np.maximum(self._cast(3, 2.0), np.maximum(self._cast(4, 2.6), self._cast(6, 3.6)))
+        mixed = np.flatnonzero(self.share > 0.02)
+        return Scene(
+            surfaces=self._known,
+            label=self.label,
+            mixed=mixed,
+            second=self.second.reshape(-1)[mixed],
+            share=self.share.reshape(-1)[mixed],
+            relief=relief,
+            rows=self.rows,
+            near_shadow=near,
+            far_shadow=far,
+        )
+
+    def _cast(self, pixels: int, height: float) -> Floats:
+        """Shadow on what lies ``pixels`` north (and a little west) of something at least ``height`` higher."""
+        aside = round(0.35 * pixels)
+        shadow = np.zeros_like(self.height)
+        end = self.size - aside
+        drop = self.height[pixels:, aside:] - self.height[:-pixels, :end]
+        shadow[:-pixels, :end] = np.clip(drop - height + 1, 0, 1)
+        return shadow

@@ -1,0 +1,120 @@
+"""One batch, super-resolved and measured: the figures, pictures and spectra of its patches."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from models.samplers import Callback
+from tasks.base import Result, Task, sampling_noise, series_of
+from utils.config.settings import Settings
+from utils.dataloader import Batch
+from utils.distributed import World
+from utils.images import Picture, error_map, picture, spread_map
+from utils.metrics.lpips import LPIPS
+from utils.metrics.pixel import extended, measure, radial_power, to_integers
+from utils.randomness import word
+
+Row = dict[str, Any]
+
+
+@dataclass
+class Patch:
+    """One patch's figures and, where they are kept, its pictures."""
+
+    position: int
+    row: Row
+    pictures: dict[str, Picture] = field(default_factory=dict)
+
+
+class Spectra(NamedTuple):
+    """Sums of radial power spectra by what they are of, over so many patches."""
+
+    frequencies: Tensor  # (K,) cycles a pixel
+    power: dict[str, Tensor]  # (K,)
+    patches: int
+
+    def plus(self, other: "Spectra") -> "Spectra":
+        power = {name: self.power[name] + other.power[name] for name in self.power}
+        return Spectra(self.frequencies, power, self.patches + other.patches)
+
+
+def super_resolve(
+    task: Task,
+    batch: Batch,
+    *,
+    settings: Settings,
+    world: World,
+    samples: int,
+    quick: bool = False,
+    callback: Callback | None = None,
+) -> Result:
+    """Predict a batch; its noise is a function of (seed, sample key), whatever the batch."""
+    keys = torch.tensor([word(str(key)) for key in batch.keys], device=world.device)  # (B,)
+    noise = sampling_noise(keys, seed=settings.training.seed, samples=samples)
+    with torch.inference_mode(), world.autocast(settings.training.amp):
+        return task.predict(series_of(batch), noise=noise, samples=samples, quick=quick, callback=callback)
+
+
+def methods_of(result: Result, batch: Batch) -> dict[str, Tensor]:
+    """What is measured, by the prefix of its columns: the result, the bicubic image, a conditioner's own output."""
+    images = {"": result.sr, "bicubic_": batch.base.float()}
+    if result.backbone is not None:
+        images["backbone_"] = result.backbone
+    return images
+
+
+def rows_of(
+    result: Result, batch: Batch, *, lpips: LPIPS | None = None, sensor_truth: Tensor | None = None
+) -> list[Row]:
+    """One row a patch. With ``sensor_truth`` (B, C, H, W), the truth in its sensor's own colours, all metrics."""
+    truth = to_integers(batch.hr)
+    views = torch.arange(len(batch.near), device=batch.near.device)
+    columns: dict[str, list[float]] = {}
+    for prefix, image in methods_of(result, batch).items():
+        integers = to_integers(image)
+        figures = measure(integers, truth)
+        if lpips is not None:
+            with torch.inference_mode():
+                figures["lpips"] = lpips(integers.float(), truth.float())
+        if sensor_truth is not None:
+            figures |= extended(integers, truth, lr_nearest=batch.lr[views, batch.near], hr_sensor=sensor_truth)
+        columns |= {prefix + name: values.tolist() for name, values in figures.items()}
+    columns["days_to_nearest"] = batch.dates.abs().masked_fill(~batch.mask, math.inf).amin(dim=1).tolist()
+    columns["valid_dates"] = batch.mask.sum(dim=1).tolist()
+    if result.samples is not None:
+        columns["spread"] = result.samples.std(dim=1, correction=0).mean(dim=(1, 2, 3)).tolist()
+    return [{**{name: of[i] for name, of in columns.items()}, "key": key} for i, key in enumerate(batch.keys)]
+
+
+def pictures_of(result: Result, batch: Batch, i: int) -> dict[str, Picture]:
+    """The pictures of one patch of a batch, by what they show."""
+    shown = {"nearest input": picture(batch.lr[i, int(batch.near[i])]), "bicubic": picture(batch.base[i])}
+    if result.backbone is not None:
+        shown["backbone"] = picture(result.backbone[i])
+    shown |= {"result": picture(result.sr[i]), "truth": picture(batch.hr[i])}
+    shown["error"] = error_map(result.sr[i], batch.hr[i])
+    if result.samples is not None:
+        shown["spread"] = spread_map(result.samples[i])
+    return shown
+
+
+def spectra_of(result: Result, batch: Batch) -> Spectra:
+    names = {"": "result", "bicubic_": "bicubic", "backbone_": "backbone"}
+    images = {names[prefix]: image for prefix, image in methods_of(result, batch).items()} | {"truth": batch.hr}
+    power = {}
+    frequencies = torch.zeros(0)
+    for name, image in images.items():
+        frequencies, of_patches = radial_power(to_integers(image))
+        power[name] = of_patches.sum(dim=0).cpu()
+    return Spectra(frequencies.cpu(), power, len(batch.keys))
+
+
+def mean(values: Sequence[float]) -> float:
+    """The mean; infinite as soon as one value is (identical images), NaN where there is none."""
+    if values and all(map(math.isfinite, values)):
+        return math.fsum(values) / len(values)
+    return math.inf if any(value == math.inf for value in values) else math.nan

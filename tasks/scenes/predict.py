@@ -1,0 +1,285 @@
+"""Whole scenes: tiles through a network, kept until all are there, then one georeferenced result."""
+
+import argparse
+import math
+import os
+import shlex
+import shutil
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import date
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from tqdm import tqdm
+
+from tasks.scenes.mosaic import Mosaic, Outputs, write_results
+from tasks.scenes.scene import Scene
+from tasks.scenes.tile_store import Scratch
+from tasks.scenes.tiles import Predictor, Tiles
+from tasks.scenes.tiling import overlap_for, plan
+from utils.distributed import World
+from utils.errors import ConfigError, DataError
+from utils.geo.acquisitions import Acquisition, Note, day_in, find_acquisitions
+from utils.geo.raster import region_of
+
+TILE = 96  # side of a window; more where the overlap is large
+
+Progress = Callable[[Iterable[int], int], Iterable[int]]  # (steps, how many) -> the steps, seen to
+
+
+class Request(NamedTuple):
+    """What is asked of a scene; see ``add_arguments`` for the meaning of each."""
+
+    output: Path
+    target: date | None = None
+    samples: int = 1
+    uncertainty: Path | None = None
+    bbox: tuple[float, ...] | None = None
+    window: tuple[int, ...] | None = None
+    tile: int | None = None
+    overlap: int | None = None
+    clouds: bool = True
+    min_valid: float = 0.5
+    match_lr: bool = False
+    uint8: bool = False
+    overwrite: bool = False
+    seed: int = 0
+    batch: int | None = None
+
+
+def predict_scene(
+    predictor: Predictor,
+    acquisitions: Sequence[Acquisition],
+    request: Request,
+    *,
+    world: World,
+    tags: Mapping[str, str],
+    note: Note,
+    progress: Progress = lambda steps, total: steps,
+) -> Path:
+    """Super-resolve a scene tile by tile. Finished tiles stay on disk until the result does, so a stopped run goes on.
+
+    Args:
+        acquisitions: in order of their dates.
+        world: processes share the tiles; the first one writes the result.
+        tags: go into the result beside the date and the acquisitions used. What equal tags and input give is equal.
+        progress: wraps the numbers of chunks as they are done, for a progress bar.
+
+    Returns:
+        The output's path: uint16 reflectance × 10000 (0: no data), or uint8 for display. Beside it: ``_flags.tif`` at
+        the input's resolution (0 no data, 1 seen by the acquisition nearest to the date that the place is made from,
+        2 filled from another), ``_preview.png``.
+    """
+    files = _outputs(request, predictor)
+    target = request.target or max((a.day for a in acquisitions if a.day), default=None)
+    if any(len(a.bands) != predictor.channels for a in acquisitions):
+        raise ConfigError(f"this checkpoint wants {predictor.channels} bands; {acquisitions[0].name} gives others")
+    if len(acquisitions) < predictor.amount:
+        note(
+            f"the network looks at {predictor.amount} acquisitions; there are {len(acquisitions)}, the rest is padding"
+        )
+    with Scene(
+        acquisitions,
+        target=target,
+        amount=predictor.amount,
+        min_valid=request.min_valid,
+        clouds=request.clouds,
+        middle=[top / 2 for top in predictor.maxima],
+        note=note,
+    ) as scene:
+        region = region_of(scene.grid, bbox=request.bbox, window=request.window)
+        overlap = overlap_for(predictor.halo) if request.overlap is None else request.overlap
+        tile = max(TILE, 4 * overlap) if request.tile is None else request.tile
+        layout = plan(region, tile=tile, overlap=overlap, halo=predictor.halo)
+        batch = request.batch or (1 if world.device.type == "cpu" else 16)
+        tiles = Tiles(
+            predictor,
+            scene,
+            layout,
+            device=world.device,
+            samples=request.samples,
+            spread=request.uncertainty is not None,
+            match_lr=request.match_lr,
+            seed=request.seed,
+            batch=batch,
+            smaller=lambda size: note(f"out of memory on {world.device}: going on with {size} windows at a time"),
+        )
+        about = {**tags, "TARGET_DATE": str(target or "unknown")}
+        aim = request._replace(overwrite=False)
+        work = _work(
+            acquisitions, predictor, world, aim=aim, layout=layout, batch=batch, checkpoint=tags.get("CHECKPOINT")
+        )
+        if world.is_main:
+            pixels = region.rows.size * region.columns.size * predictor.scale**2
+            results = pixels * files.bytes_a_pixel(predictor.channels)
+            _state_disk(
+                request.output.parent,
+                tiles=math.prod(layout.counts) * tiles.record.itemsize,
+                results=results,
+                note=note,
+            )
+        order = layout.order()
+        scratch = Scratch(_scratch_folder(request.output), record=tiles.record, work=work, first=world.is_main)
+        world.barrier()
+        done = scratch.finished()
+        world.barrier()  # nobody writes before all have looked
+        if world.is_main and done:
+            note(f"going on: {len(done)} of {len(order)} tiles are done")
+        # A chunk goes through the network together: results don't depend on where a run was stopped or on who computes.
+        chunks = [range(start, min(start + batch, len(order))) for start in range(0, len(order), batch)]
+        own = [chunks[i] for i in range(world.rank, len(chunks), world.size) if not done.issuperset(chunks[i])]
+        for i in progress(range(len(own)), len(own)):
+            for index, record in zip(own[i], tiles.compute([order[k] for k in own[i]]), strict=True):
+                scratch.write(index, record)
+        world.barrier()
+        if world.is_main:
+            mosaic = Mosaic(scratch, layout, scale=predictor.scale, channels=predictor.channels)
+            used = [acquisitions[i] for i in mosaic.used()]
+            listed = "; ".join(f"{a.day} {a.name}" if a.day else a.name for a in used)
+            write_results(mosaic, files, scene.grid, tags=about | {"ACQUISITIONS": listed}, maxima=predictor.maxima)
+            scratch.remove()
+    return request.output
+
+
+def _scratch_folder(output: Path) -> Path:
+    return output.with_name(f".{output.name}.tiles")
+
+
+def _outputs(request: Request, predictor: Predictor) -> Outputs:
+    """Where results go. Raises ConfigError or DataError for what can't be asked for or written."""
+    if not 0 <= request.min_valid <= 1:
+        raise ConfigError(f"--min_valid {request.min_valid:g}: must lie between 0 and 1")
+    if request.samples < 1:
+        raise ConfigError(f"--samples {request.samples}: must be at least 1")
+    if request.samples > 1 and not predictor.stochastic:
+        raise ConfigError("--samples: this checkpoint is no diffusion model, all its samples are the same")
+    if request.uncertainty is not None and request.samples < 2:
+        raise ConfigError("--uncertainty is the spread of samples: give --samples 2 or more")
+    files = Outputs.beside(request.output, uncertainty=request.uncertainty, uint8=request.uint8)
+    for path in files.paths():
+        if path == request.output and path.suffix.lower() not in (".tif", ".tiff"):
+            raise ConfigError(f"--output {path}: must end in .tif")
+        if not path.parent.is_dir():
+            raise DataError(f"{path.parent}: no such folder; make it first")
+        if not os.access(path.parent, os.W_OK):
+            raise DataError(f"{path.parent}: can't be written to")
+        mine = (
+            path != files.image and _scratch_folder(files.image).exists()
+        )  # a run that stopped while it wrote results
+        if path.exists() and not request.overwrite and not mine:
+            raise DataError(f"{path}: exists; give --overwrite to replace it")
+    if len(set(files.paths())) < len(files.paths()):
+        raise ConfigError("--output and --uncertainty must be different files")
+    return files
+
+
+def _state_disk(folder: Path, *, tiles: int, results: int, note: Note) -> None:
+    """Say what room is needed at most. Raises DataError where even the tiles don't fit."""
+    # A result: its pixels aside, then the file with its overviews (a third), which GDAL also keeps aside.
+    needed = tiles + results * (1 + 4 / 3 + 1 / 3)
+    free = shutil.disk_usage(folder).free
+    said = f"needs at most {needed / 1e9:.2f} GB in {folder.resolve()}, {free / 1e9:.2f} GB are free"
+    if free < tiles + results / 2:
+        raise DataError(said)
+    note(said)
+
+
+def _work(acquisitions: Sequence[Acquisition], predictor: Predictor, world: World, **what: object) -> dict[str, str]:
+    """Everything that pixels depend on: tiles of other work must not be taken for this one's."""
+    paths = sorted({path for a in acquisitions for path, _ in (*a.bands, *([a.classes] if a.classes else []))})
+    files = [(str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns) for path in paths]
+    network = (predictor.scale, predictor.channels, predictor.amount, predictor.maxima, predictor.halo, predictor.about)
+    where = (world.device.type, torch.__version__)
+    return {
+        name: repr(x) for name, x in (what | locals()).items() if name not in ("what", "paths", "predictor", "world")
+    }
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of whole scenes."""
+    add = parser.add_argument_group("whole scenes").add_argument
+    # fmt: off
+    add("--predict", nargs="+", type=Path, metavar="INPUT", help="GeoTIFFs or .SAFE products, or folders of them")
+    add("--output", type=Path, metavar="OUT.tif", help="the Cloud-Optimized GeoTIFF to write")
+    add("--date", type=_day, metavar="YYYY-MM-DD", help="target date (default: the last image's)")
+    add("--dates", type=_days, default=[], metavar="D,D,...", help="dates of the images, in order of their names")
+    add("--bands", type=_numbers, default=[], metavar="R,G,B", help="numbers of the bands in the files, from 1")
+    add("--scale", type=float, metavar="10000", help="the pixel value that means reflectance 1")
+    add("--samples", type=int, default=1, metavar="K", help="diffusion samples; the result is their mean")
+    add("--uncertainty", type=Path, metavar="OUT_STD.tif", help="also write the samples' standard deviation")
+    add("--bbox", type=float, nargs=4, metavar=("W", "S", "E", "N"), help="a part: degrees, or the image's coordinates")
+    add("--window", type=int, nargs=4, metavar=("COL", "ROW", "WIDTH", "HEIGHT"), help="a part: the image's pixels")
+    add("--tile", type=int, metavar="PIXELS", help=f"side of the windows (default: {TILE}, more if they overlap much)")
+    add("--overlap", type=int, metavar="PIXELS", help="what windows share (default: as far as the network looks)")
+    add("--mask", default="auto", metavar="auto|none|DIR",
+        help="clouds: scene classification, else brightness | leave them | a folder of scene classifications")
+    add("--min_valid", type=float, default=0.5, metavar="0..1", help="part of a 32-pixel cell that an image must show")
+    add("--match_lr", action="store_true", help="averaged over 10 m, the result is the image nearest to the date")
+    add("--uint8", action="store_true", help="8-bit for display instead of reflectance × 10000")
+    add("--overwrite", action="store_true", help="replace OUT.tif and what lies beside it")
+    # fmt: on
+
+
+def predict_from_options(
+    options: argparse.Namespace, predictor: Predictor, world: World, *, checkpoint: str, seed: int = 0
+) -> Path:
+    """What the command does with the options of ``add_arguments``; prints notes and progress. Returns the output.
+
+    Raises DataError or ConfigError for input that doesn't serve.
+    """
+    if options.output is None:
+        raise ConfigError("--predict needs --output OUT.tif")
+
+    def note(text: str) -> None:
+        if world.is_main:
+            tqdm.write(text, file=sys.stderr)
+
+    masks = None if options.mask in ("auto", "none") else Path(options.mask)
+    acquisitions = find_acquisitions(
+        options.predict, days=options.dates, bands=options.bands, scale=options.scale, masks=masks, note=note
+    )
+    same = (
+        "samples",
+        "uncertainty",
+        "bbox",
+        "window",
+        "tile",
+        "overlap",
+        "min_valid",
+        "match_lr",
+        "uint8",
+        "overwrite",
+    )
+    request = Request(
+        output=options.output,
+        target=options.date,
+        clouds=options.mask != "none",
+        seed=seed,
+        **{name: getattr(options, name) for name in same},
+    )
+    tags = {"CHECKPOINT": checkpoint, "COMMAND": shlex.join(["python", *sys.argv])}
+    return predict_scene(predictor, acquisitions, request, world=world, tags=tags, note=note, progress=_bar(world))
+
+
+def _bar(world: World) -> Progress:
+    return lambda steps, total: tqdm(steps, total=total, disable=not world.is_main, unit="batch", desc="tiles")
+
+
+def _day(text: str) -> date:
+    found = day_in(text)
+    if found is None or len(text) > 10:
+        raise argparse.ArgumentTypeError(f"{text!r} is no date like 2023-08-07")
+    return found
+
+
+def _days(text: str) -> list[date]:
+    return [_day(part) for part in text.split(",")]
+
+
+def _numbers(text: str) -> list[int]:
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no list of band numbers like 4,3,2") from None

@@ -1,0 +1,248 @@
+"""Tiles of a scene through a network: series, batches, noise by absolute pixel, back to reflectance, dates blended."""
+
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, Protocol
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from models.samplers import Noise
+from models.series import Series
+from tasks.scenes.scene import Patch, Scene
+from tasks.scenes.tiling import Layout, in_batches
+from utils.geo.clouds import grow
+from utils.geo.windows import Box, Span, align_down, align_up
+from utils.radiometry import bicubic, denormalise_lr, normalise_lr
+from utils.randomness import normal_images
+
+SCENES = 4  # the stream of random numbers of scenes
+REFLECTANCE = 10000  # digital number of reflectance 1 in results
+NODATA = 0
+UNSEEN, OBSERVED, FILLED = 0, 1, 2  # flags
+
+
+class Predictor(Protocol):
+    """A trained network as scenes need it."""
+
+    scale: int
+    channels: int
+    amount: int  # acquisitions that it wants; 1: a single image
+    maxima: tuple[float, ...]  # reflectance of each band that is normalised to 1
+    stochastic: bool  # results depend on noise
+    about: str  # what else results depend on, as the sampler: tiles of another are not taken for its own
+
+    @property
+    def halo(self) -> int:
+        """How far it looks, in low-resolution pixels."""
+        ...
+
+    def __call__(self, series: Series, noise: Noise) -> Tensor:
+        """Super-resolve a series: (B, C, H, W), meant to lie in [-1, 1]."""
+        ...
+
+
+class Work(NamedTuple):
+    """One pass through the network: a part of a tile seen with one set of acquisitions."""
+
+    tile: int  # which of the tiles at hand
+    box: Box  # window, in low-resolution pixels
+    part: Box  # what of it is used
+    reflectance: Tensor  # (T, C, h, w) in order of dates
+    nearest: Tensor  # (C, h, w), the one nearest to the target date
+    dates: Tensor  # (T,)
+    mask: Tensor  # (T,)
+    weights: NDArray[np.float32]  # of the part, (s·h, s·w)
+
+
+class Tiles:
+    """Computes tiles of a scene.
+
+    Args:
+        samples: draws of a stochastic network; the result is their mean.
+        spread: also give their standard deviation.
+        match_lr: make the result, averaged over low-resolution pixels, equal to the acquisition nearest to the target
+        date. seed: of the noise.
+        batch: windows that go through the network together at first.
+        smaller: hears of a smaller batch when memory ran out.
+    """
+
+    def __init__(
+        self,
+        predictor: Predictor,
+        scene: Scene,
+        layout: Layout,
+        *,
+        device: torch.device,
+        samples: int,
+        spread: bool,
+        match_lr: bool,
+        seed: int,
+        batch: int,
+        smaller: Callable[[int], None],
+    ) -> None:
+        self._predictor = predictor
+        self._scene = scene
+        self._layout = layout
+        self._device = device
+        self._samples = samples
+        self._match_lr = match_lr
+        self._seed = seed
+        self._batch = batch
+        self._smaller = smaller
+        height, width = layout.support(0, 0).shape
+        s, channels = predictor.scale, predictor.channels
+        fields = [
+            ("image", "<u2", (channels, s * height, s * width)),  # reflectance × 10000
+            ("input", "<u2", (channels, height, width)),  # nearest acquisition, holes filled
+            ("flags", "u1", (height, width)),
+            ("used", "u1", (len(scene.acquisitions),)),
+        ]
+        if spread:
+            fields.append(("spread", "<f4", (channels, s * height, s * width)))
+        self.record = np.dtype(fields)
+        self.spread = spread
+
+    def compute(self, cells: Sequence[tuple[int, int]]) -> NDArray:
+        """Records of tiles (n,)."""
+        records = np.zeros(len(cells), self.record)
+        works: dict[tuple[int, int], list[Work]] = defaultdict(list)
+        for index, cell in enumerate(cells):
+            for work in self._prepare(index, cell, records[index]):
+                works[work.box.shape].append(work)
+        sums = np.zeros((2 if self.spread else 1, *records["image"].shape), np.float32)  # mean and deviation
+        supports = [self._layout.support(*cell) for cell in cells]
+
+        def compute(batch: Sequence[Work]) -> None:
+            for work, result in zip(batch, self._predict(batch), strict=True):
+                rows, columns = work.part.times(self._predictor.scale).slices(
+                    supports[work.tile].times(self._predictor.scale)
+                )
+                sums[:, work.tile, :, rows, columns] += result[: len(sums)] * work.weights
+
+        for shape in sorted(works):
+            self._batch = in_batches(compute, works[shape], batch=self._batch, smaller=self._smaller)
+        for record, image in zip(records, sums[0], strict=True):
+            seen = (record["flags"] != UNSEEN).repeat(self._predictor.scale, 0).repeat(self._predictor.scale, 1)
+            record["image"] = np.where(seen, _integers(image), NODATA)
+        if self.spread:
+            records["spread"] = sums[1]
+        return records
+
+    def _prepare(self, index: int, cell: tuple[int, int], record: NDArray) -> list[Work]:
+        """The passes that a tile needs; what needs no network is written to its record."""
+        window, support = self._layout.window(*cell), self._layout.support(*cell)
+        patch = Patch(self._scene, window)
+        sets, labels, weights = patch.choices()
+        inner = support.slices(window)
+        works = []
+        for number, chosen in enumerate(sets):
+            share = weights[number]  # with a margin of one pixel
+            touched = grow(share > 0, 1)[1:-1, 1:-1][inner]  # interpolation reaches one pixel further
+            if not touched.any():
+                continue
+            views = {acquisition: patch.view(acquisition) for acquisition in sorted(chosen)}  # in order of dates
+            near = views[chosen[0]]
+            own = (labels[inner] == number) & near.known[inner]
+            record["flags"][own] = np.where(near.observed[inner], OBSERVED, FILLED)[own]
+            record["input"][:, own] = _integers(near.reflectance[:, *inner] * REFLECTANCE)[:, own]
+            part = _bounding_box(touched, support)
+            box = Box(*(_align(span) for span in part.grown(self._layout.trim))).within(window)
+            here = box.slices(window)
+            missing = self._predictor.amount - len(chosen)
+            order = [*views, *[max(views)] * missing]  # padded by repeating the last
+            works.append(
+                Work(
+                    tile=index,
+                    box=box,
+                    part=part,
+                    reflectance=torch.from_numpy(np.stack([views[i].reflectance[:, *here] for i in order])),
+                    nearest=torch.from_numpy(near.reflectance[:, *here].copy()),
+                    dates=torch.tensor([self._scene.offsets[i] for i in order], dtype=torch.float32),
+                    mask=torch.arange(len(order)) < len(chosen),
+                    weights=_enlarged(share, part.slices(window), self._predictor.scale),
+                )
+            )
+        record["used"][sorted(patch.used)] = 1
+        return works
+
+    @torch.no_grad()
+    def _predict(self, batch: Sequence[Work]) -> list[NDArray[np.float32]]:
+        """Mean and deviation over the samples, reflectance × 10000, of each window's used part (2, C, s·h, s·w)."""
+        predictor, s = self._predictor, self._predictor.scale
+        reflectance = torch.stack([work.reflectance for work in batch]).to(self._device)  # (B, T, C, h, w)
+        nearest = torch.stack([work.nearest for work in batch]).to(self._device)  # (B, C, h, w)
+        base = bicubic(nearest, scale=s)  # (B, C, s·h, s·w)
+        top = torch.tensor(predictor.maxima, device=self._device).view(-1, 1, 1)
+        series = Series(
+            lr=normalise_lr(reflectance, predictor.maxima),
+            dates=torch.stack([work.dates for work in batch]).to(self._device),
+            mask=torch.stack([work.mask for work in batch]).to(self._device),
+            base=normalise_lr(base, predictor.maxima),
+        )
+        mean, squares = torch.zeros_like(base), torch.zeros_like(base)
+        for sample in range(self._samples):
+            sr = predictor(series, self._noise(batch, sample)).to(base.dtype).clamp(-1, 1)
+            # What the clamp took from the input (roofs, sand) the network never saw: it comes from the bicubic image.
+            image = denormalise_lr(sr, predictor.maxima) + (base - top).clamp(min=0)
+            if self._match_lr:
+                image = match_low_frequencies(image, nearest.clamp(min=0), scale=s)
+            change = image - mean  # Welford's running mean and variance
+            mean = mean + change / (sample + 1)
+            squares = squares + change * (image - mean)
+        result = torch.stack([mean, (squares / self._samples).sqrt()], dim=1) * REFLECTANCE  # (B, 2, C, s·h, s·w)
+        parts = [work.part.times(s).slices(work.box.times(s)) for work in batch]
+        return [image[:, :, *part].cpu().numpy() for image, part in zip(result, parts, strict=True)]
+
+    def _noise(self, batch: Sequence[Work], sample: int) -> Noise:
+        """Noise that belongs to the pixel's place in the scene, so windows that share pixels share their noise."""
+        key = torch.tensor([sample], device=self._device)
+        origins = [work.box.times(self._predictor.scale) for work in batch]
+
+        def noise(step: int, shape: torch.Size) -> Tensor:
+            image = (shape[1], shape[2], shape[3])
+            places = ((box.rows.start, box.columns.start) for box in origins)
+            return torch.cat([normal_images(key, image, SCENES, self._seed, step, row=y, column=x) for y, x in places])
+
+        return noise
+
+
+def match_low_frequencies(image: Tensor, lr: Tensor, *, scale: int, rounds: int = 4) -> Tensor:
+    """Reflectance (B, C, s·h, s·w), changed smoothly until it averages to ``lr`` (B, C, h, w); neither is negative.
+
+    Iterative back-projection (Irani and Peleg, 1991); what is left after the rounds is evened out by factors.
+    """
+    for _ in range(rounds):
+        image = image + bicubic(lr - F.avg_pool2d(image, scale), scale=scale)
+    image = image.clamp(min=0)
+    mean, wanted = (F.interpolate(x, scale_factor=scale, mode="nearest") for x in (F.avg_pool2d(image, scale), lr))
+    return torch.where(mean > 0, image * wanted / mean.clamp(min=torch.finfo(mean.dtype).tiny), wanted)
+
+
+def _integers(image: NDArray[np.float32]) -> NDArray[np.uint16]:
+    """Digital numbers, none of which means "no data"."""
+    return np.clip(np.rint(image), NODATA + 1, 65535).astype(np.uint16)
+
+
+def _align(span: Span) -> Span:
+    return Span(align_down(span.start), align_up(span.stop))
+
+
+def _bounding_box(mask: NDArray[np.bool_], origin: Box) -> Box:
+    """The smallest box around the set pixels of a mask that begins at the top left of ``origin``."""
+    spans = []
+    for axis, span in enumerate(origin):
+        positions = np.flatnonzero(mask.any(axis=1 - axis))
+        spans.append(Span(span.start + int(positions[0]), span.start + int(positions[-1]) + 1))
+    return Box(*spans)
+
+
+def _enlarged(share: NDArray[np.float32], part: tuple[slice, slice], scale: int) -> NDArray[np.float32]:
+    """Weights (with a margin of one pixel) interpolated to ``scale`` times the resolution; a part, given without it."""
+    rows, columns = (slice(axis.start, axis.stop + 2) for axis in part)
+    values = torch.from_numpy(share[rows, columns].copy())[None, None]
+    large = F.interpolate(values, scale_factor=scale, mode="bilinear", align_corners=False)
+    return large[0, 0, scale:-scale, scale:-scale].numpy()

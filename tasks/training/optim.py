@@ -1,0 +1,96 @@
+"""Adam, its learning rate as a function of the step, averaged weights, and the guard against what is not finite."""
+
+import torch
+from torch import Tensor, nn
+
+from tasks.base import Recipe
+
+
+def learning_rate(step: int, *, base: float, recipe: Recipe, warmup_steps: int) -> float:
+    """The rate of the step after ``step`` steps: nothing but the step and the configuration decide it."""
+    rate = base * recipe.decay_factor ** (step // recipe.decay_steps)
+    return rate * min(1.0, (step + 1) / warmup_steps) if warmup_steps else rate
+
+
+def adam(parameters: list[nn.Parameter], *, lr: float) -> torch.optim.Adam:
+    """Fused Adam: one kernel for all tensors, and it can leave the weights alone without asking the host."""
+    return torch.optim.Adam(parameters, lr=lr, fused=True)
+
+
+def update(optimizer: torch.optim.Optimizer, *, skip: Tensor) -> None:
+    """One step of a fused optimiser, which changes nothing where ``skip`` (a float on its device) is not 0."""
+    optimizer.grad_scale = None  # type: ignore[attr-defined]
+    optimizer.found_inf = skip  # type: ignore[attr-defined]
+    optimizer.step()
+
+
+class Guard:
+    """Remembers, on the device, the first step whose loss or gradient was not finite; from then on no weight changes.
+
+    The host asks only when it logs, so a CUDA device is never waited for. ``overflows``: so many steps in a row may
+    have a gradient that is not finite (a gradient scaler probes for the largest scale that goes well).
+    """
+
+    def __init__(self, device: torch.device, *, overflows: int = 0) -> None:
+        self.tripped = torch.zeros((), device=device)
+        self._overflows = overflows
+        self._in_a_row = torch.zeros((), device=device)
+        self._record: Tensor | None = None
+
+    def watch(self, step: int, terms: Tensor, norm: Tensor) -> Tensor:
+        """Whether to skip the update (0 or 1, float). terms (n,): the step's loss terms; norm: of its gradient."""
+        overflow = ~torch.isfinite(norm)
+        self._in_a_row = torch.where(overflow, self._in_a_row + 1, 0)
+        bad = ~torch.isfinite(terms).all() | (self._in_a_row > self._overflows)
+        now = torch.cat([terms.new_full((1,), step), terms, norm.view(1)])
+        self._record = now if self._record is None else torch.where(self.tripped > 0, self._record, now)
+        self.tripped = torch.maximum(self.tripped, bad.float())
+        return torch.maximum(self.tripped, overflow.float())
+
+    def failure(self) -> tuple[int, list[float]] | None:
+        """The step that was not finite, its loss terms and the norm of its gradient. Waits for the device."""
+        if not self.tripped or self._record is None:
+            return None
+        step, *values = self._record.tolist()
+        return int(step), values
+
+
+class AveragedWeights:
+    """Exponential moving average of what training changes; the rest of the state is the model's own.
+
+    After n steps the decay is min(decay, (1 + n) / (10 + n)), so that the random start is soon forgotten.
+    """
+
+    def __init__(self, model: nn.Module, *, decay: float) -> None:
+        self.decay = decay
+        own = model.state_dict()
+        fixed = {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
+        self.state = {name: value if name in fixed else value.clone() for name, value in own.items()}
+        moving = [name for name in own if name not in fixed]
+        averaged = [name for name in moving if own[name].is_floating_point()]
+        counted = [name for name in moving if not own[name].is_floating_point()]
+        # The model's tensors stay the same ones while it trains.
+        self._averages, self._sources = [self.state[n] for n in averaged], [own[n] for n in averaged]
+        self._copies = [(self.state[n], own[n]) for n in counted]
+
+    @torch.no_grad()
+    def update(self, steps: int) -> None:
+        """Take in the weights after ``steps`` steps."""
+        decay = min(self.decay, (1 + steps) / (10 + steps))
+        torch._foreach_lerp_(self._averages, self._sources, 1 - decay)
+        for copy, source in self._copies:
+            copy.copy_(source)
+
+    def load(self, state: dict[str, Tensor]) -> None:
+        for name, value in self.state.items():
+            value.copy_(state[name])
+
+
+def gradient_norm(parameters: list[nn.Parameter]) -> Tensor:
+    """The L2 norm over all gradients, on their device."""
+    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    return torch.nn.utils.get_total_norm(gradients)
+
+
+def clip(parameters: list[nn.Parameter], *, norm: Tensor, largest: float) -> None:
+    torch.nn.utils.clip_grads_with_norm_(parameters, largest, norm)

@@ -1,0 +1,246 @@
+"""What learns: a task's weights, its optimiser, their averages, and the step."""
+
+import contextlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from tasks.base import DROPOUT, Address, Task, blank_batch
+from tasks.training.optim import AveragedWeights, Guard, adam, clip, gradient_norm, learning_rate, update
+from utils import checkpoint
+from utils.augment import augment
+from utils.config.settings import Settings
+from utils.dataloader import Batch, BreizhSRDataset, training_positions
+from utils.distributed import World
+from utils.errors import CheckpointError, TrainingError
+from utils.randomness import seed as seed_of
+
+_FP16_OVERFLOWS = 20  # in a row: from the scaler's first scale to one below 1
+
+
+class Learner:
+    """Everything that changes while a task trains; a checkpoint holds all of it."""
+
+    def __init__(
+        self, task: Task, settings: Settings, *, data: BreizhSRDataset, world: World, report: Callable[[str], object]
+    ) -> None:
+        training = settings.training
+        self.task = task.to(world.device)
+        self.settings, self.data, self.world, self.report = settings, data, world, report
+        self.module = wrap(task, settings, world=world, report=report)
+        self.step = 0
+        self.parameters = task.trainable()
+        self.optimizer = adam(self.parameters, lr=training.lr)
+        self.averaged = AveragedWeights(task.model, decay=training.ema_decay) if training.ema_decay else None
+        fp16 = training.amp == "fp16"
+        self.scaler = torch.amp.GradScaler(world.device.type, enabled=fp16)
+        self.guard = Guard(world.device, overflows=_FP16_OVERFLOWS if fp16 else 0)
+        self.statistics = [] if world.size == 1 or world.device.type == "cuda" else running_statistics(task)
+        self.term_names: list[str] = []
+        self.summed = torch.zeros(0, device=world.device)  # since the last row: loss terms, gradient norm, steps
+
+    @property
+    def rate(self) -> float:
+        """The learning rate of the next step."""
+        training = self.settings.training
+        return learning_rate(self.step, base=training.lr, recipe=self.task.recipe, warmup_steps=training.warmup_steps)
+
+    # One step
+
+    def train_step(self, batches: Iterator[dict[str, Any]]) -> None:
+        """``accumulate_grad_batches`` batches, one update of the weights."""
+        training, parts = self.settings.training, self.settings.training.accumulate_grad_batches
+        torch.manual_seed(seed_of(training.seed, DROPOUT, self.step, self.world.rank))  # dropout draws from it
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.rate
+        self.optimizer.zero_grad(set_to_none=True)
+        values: list[Tensor] = []
+        for part in range(parts):
+            address = self._address(part)
+            batch = self._batch(next(batches), address)
+            with self._gradients_shared(part == parts - 1):
+                with self.world.autocast(training.amp):
+                    terms = self.module(batch, address)
+                self.scaler.scale(torch.stack(list(terms.values())).sum() / parts).backward()
+            values.append(torch.stack([term.detach().float() for term in terms.values()]))
+            self.term_names = list(terms)
+        self._update(self.world.mean(torch.stack(values).mean(dim=0)))
+        self.step += 1
+
+    def _address(self, part: int) -> Address:
+        """Where the random numbers of this process's share of a batch belong."""
+        training = self.settings.training
+        share = training.batch_size // self.world.size
+        positions = torch.arange(share, device=self.world.device) + self.world.rank * share
+        return Address(training.seed, self.step * training.accumulate_grad_batches + part, positions)
+
+    def _batch(self, raw: dict[str, Any], address: Address) -> Batch:
+        batch = self.data.to_batch(raw, self.world.device)
+        names = self.settings.data.augment
+        batch = augment(batch, names, seed=address.seed, step=address.step, positions=address.positions)
+        if self.settings.training.channels_last:
+            batch = batch._replace(
+                base=batch.base.contiguous(memory_format=torch.channels_last),
+                hr=batch.hr.contiguous(memory_format=torch.channels_last),
+            )
+        return batch
+
+    def _gradients_shared(self, now: bool) -> contextlib.AbstractContextManager:
+        """Processes exchange gradients once a step, with its last batch."""
+        if now or self.world.size == 1:
+            return contextlib.nullcontext()
+        return self.module.no_sync()  # type: ignore[operator]
+
+    def _update(self, terms: Tensor) -> None:
+        """Check, clip, step, average. terms: (n,) mean loss terms of the step, over all processes."""
+        self.scaler.unscale_(self.optimizer)
+        norm = gradient_norm(self.parameters).detach().float()
+        skip = self.guard.watch(self.step, terms, norm)
+        if self.settings.training.clip_grad_norm:
+            clip(self.parameters, norm=norm, largest=self.settings.training.clip_grad_norm)
+        update(self.optimizer, skip=skip)
+        self.scaler.update()
+        if self.statistics:
+            flat = self.world.mean(torch.cat(self.statistics))
+            torch._foreach_copy_(self.statistics, list(flat.split([len(x) for x in self.statistics])))
+        if self.averaged:
+            self.averaged.update(self.step + 1)
+        row = torch.cat([terms, norm.view(1), norm.new_ones(1)])
+        self.summed = self.summed + row if len(self.summed) else row
+
+    # What is asked of it between steps
+
+    def check_finite(self) -> None:
+        """Raise TrainingError where a step's loss or gradient was not finite; the weights are those before it."""
+        failure = self.guard.failure()
+        if failure is None:
+            return
+        step, values = failure
+        said = ", ".join(f"{name} {x:.4g}" for name, x in zip([*self.term_names, "gradient norm"], values, strict=True))
+        training = self.settings.training
+        size = training.batch_size * training.accumulate_grad_batches
+        positions = training_positions(len(self.data), range(step * size, (step + 1) * size), seed=training.seed)
+        raise TrainingError(
+            f"loss or gradient is not finite in step {step + 1} ({said}), "
+            f"samples {', '.join(str(self.data.key(position)) for position in positions)}; no weight was changed by it"
+        )
+
+    def means(self) -> dict[str, float]:
+        """Loss, its terms, gradient norm and learning rate since this was last asked. Waits for the device."""
+        *sums, steps = self.summed.tolist()
+        self.summed = torch.zeros(0, device=self.world.device)
+        *terms, norm = (value / steps for value in sums)
+        named = dict(zip(self.term_names, terms, strict=True))
+        return {"loss": sum(terms), **named, "grad_norm": norm, "lr": self.optimizer.param_groups[0]["lr"]}
+
+    @contextlib.contextmanager
+    def averaged_weights(self) -> Iterator[Task]:
+        """The task with its averaged weights, where there are any, and then with its own again."""
+        if self.averaged is None:
+            yield self.task
+            return
+        own = {name: value.clone() for name, value in self.task.model.state_dict().items()}
+        self.task.model.load_state_dict(self.averaged.state)
+        try:
+            yield self.task
+        finally:
+            self.task.model.load_state_dict(own)
+
+    # Checkpoints
+
+    def content(self) -> dict[str, Any]:
+        """A checkpoint."""
+        content: dict[str, Any] = {
+            "format_version": checkpoint.FORMAT_VERSION,
+            "global_step": self.step,
+            "state_dict": {"model": self.task.model.state_dict()},
+            "optimizer_states": [self.optimizer.state_dict()],
+            "maxima": list(self.data.maxima),
+            "log": {"names": self.term_names, "summed": self.summed},
+        }
+        if self.averaged:
+            content["ema"] = self.averaged.state
+        if self.scaler.is_enabled():
+            content["scaler"] = self.scaler.state_dict()
+        return content
+
+    def restore(self, content: dict[str, Any], *, source: Path) -> None:
+        """Go on from a checkpoint. Raises CheckpointError where it doesn't fit the configuration or the data."""
+        maxima = content.get("maxima")
+        if maxima is not None and list(maxima) != list(self.data.maxima):
+            raise CheckpointError(
+                f"{source} was trained with normalisation {list(maxima)}, the data has {list(self.data.maxima)}"
+            )
+        line = checkpoint.load_weights(self.task.model, content["state_dict"]["model"], source=source)
+        checkpoint.load_optimizer(self.optimizer, content, source=source)
+        self.step = content["global_step"]
+        if self.averaged:
+            if "ema" not in content:
+                line += "; averaged weights start from them"
+            self.averaged.load(content.get("ema", self.task.model.state_dict()))
+        if "scaler" in content:
+            self.scaler.load_state_dict(content["scaler"])
+        log = content.get("log", {})
+        self.term_names = list(log.get("names", []))
+        self.summed = log.get("summed", self.summed).to(self.world.device)
+        self.report(f"resuming after step {self.step}: {line}")
+
+
+_TRIAL_SIZE = 16  # low-resolution pixels; a multiple of what every network here halves
+
+
+def wrap(task: Task, settings: Settings, *, world: World, report: Callable[[str], object]) -> nn.Module:
+    """What a training step calls instead of the task. Weights keep their names, and stay the task's own."""
+    task.train()
+    if settings.training.channels_last:
+        task.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    if settings.training.compile:
+        compile_parts(task, world=world, report=report)
+    if world.size == 1:
+        return task
+    if world.device.type == "cuda":
+        nn.SyncBatchNorm.convert_sync_batchnorm(task)
+    elif running_statistics(task):
+        report("BatchNorm: each process normalises by its own share of a batch (only on CUDA by the whole batch)")
+    return nn.parallel.DistributedDataParallel(
+        task,
+        device_ids=[world.device] if world.device.type == "cuda" else None,
+        find_unused_parameters=bool(unused_parameters(task, settings, device=world.device)),
+        gradient_as_bucket_view=True,
+        forward_sync_buffers=False,  # they are the same everywhere: synchronised, averaged, or constant
+    )
+
+
+def compile_parts(task: Task, *, world: World, report: Callable[[str], object]) -> None:
+    """torch.compile in place, so that no name changes; where compiling doesn't work it stays off, with one line."""
+    try:
+        torch.compile(lambda x: (x + 1).relu() * 2)(torch.ones(64, device=world.device))
+    except Exception as error:  # no compiler, no headers, no Triton: each with an error of its own
+        reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
+        report(f"compile stays off: it needs a working C++ compiler ({reason})")
+        return
+    for part in task.compiled_parts():
+        part.compile(dynamic=False)  # one kernel a shape: results don't depend on the shapes seen before
+
+
+def unused_parameters(task: Task, settings: Settings, *, device: torch.device) -> list[str]:
+    """Parameters that training never uses (a series of one view skips the fusion, a loss may skip the head)."""
+    data = settings.data
+    batch = blank_batch(size=_TRIAL_SIZE, length=data.sen2_amount, scale=data.sr_scale, device=device)
+    task.eval()  # no statistics change
+    try:
+        terms = task(batch, Address(0, 0, torch.arange(1, device=device)))
+        torch.stack(list(terms.values())).sum().backward()
+        return [name for name, p in task.model.named_parameters() if p.requires_grad and p.grad is None]
+    finally:
+        task.zero_grad(set_to_none=True)
+        task.train()
+
+
+def running_statistics(task: Task) -> list[Tensor]:
+    """The running means and variances that training changes."""
+    norms = [m for m in task.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.training]
+    return [x for norm in norms for x in (norm.running_mean, norm.running_var) if x is not None]

@@ -1,0 +1,301 @@
+"""YAML files, their chains of `base_config`, and `--hparams` overrides: from text to `Settings`."""
+
+import dataclasses
+import difflib
+import re
+import reprlib
+import types
+import typing
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from utils.config.settings import KEYS, SECTIONS, Model, Settings
+from utils.errors import ConfigError
+from utils.files import is_text
+
+Flat = dict[str, Any]
+
+_MOST_VALUES = 10_000  # of a configuration
+_DEEPEST = 50  # brackets in brackets, or parts of a dotted key
+
+IGNORED = frozenset({"base_config", "work_dir", "exp_name", "infer", "validate"})  # steer loading, or are saved by it
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML 1.2 scalars (1e-4 is a number, `off` is a word), no objects, no key twice."""
+
+
+_Loader.yaml_implicit_resolvers = {
+    first: [
+        (tag, pattern) for tag, pattern in resolvers if tag not in ("tag:yaml.org,2002:bool", "tag:yaml.org,2002:float")
+    ]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:bool", re.compile(r"^(?:true|True|TRUE|false|False|FALSE)$"), list("tTfF")
+)
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?(?:(?:\.[0-9]+|[0-9]+\.[0-9]*)(?:[eE][-+]?[0-9]+)?|[0-9]+[eE][-+]?[0-9]+|\.(?:inf|nan))$"),
+    list("-+0123456789."),
+)
+
+
+def _mapping_without_doubles(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
+    seen = set()
+    for key_node, _ in node.value:
+        if key_node.value in seen and key_node.tag != "tag:yaml.org,2002:merge":
+            raise yaml.constructor.ConstructorError(None, None, f"key {key_node.value!r} twice", key_node.start_mark)
+        seen.add(key_node.value if isinstance(key_node.value, str) else id(key_node))
+    loader.flatten_mapping(node)
+    return loader.construct_mapping(node, deep=True)
+
+
+_Loader.add_constructor("tag:yaml.org,2002:map", _mapping_without_doubles)
+
+
+def _weigh(node: yaml.Node, weights: dict[int, int | None]) -> int:
+    """How many values a node stands for, aliases spelled out. Raises ValueError for a few lines that mean millions."""
+    if id(node) not in weights:
+        weights[id(node)] = None  # being weighed
+        parts = node.value if isinstance(node, yaml.SequenceNode | yaml.MappingNode) else []
+        flat = [part for pair in parts for part in pair] if isinstance(node, yaml.MappingNode) else parts
+        weights[id(node)] = 1 + sum(_weigh(part, weights) for part in flat)
+    weight = weights[id(node)]
+    if weight is None or weight > _MOST_VALUES:
+        raise ValueError("it contains itself" if weight is None else f"more than {_MOST_VALUES} values")
+    return weight
+
+
+def parse_yaml(text: str, *, source: str) -> Any:
+    """Plain data from YAML; ``source`` names the text in errors."""
+    try:
+        loader = _Loader(text)
+        node = loader.get_single_node()
+        if node is None:
+            return None
+        _weigh(node, {})
+        return loader.construct_document(node)
+    except Exception as error:  # PyYAML's own, and whatever its constructors do with a value of the wrong kind
+        raise ConfigError(f"{source}: not readable as YAML: {' '.join(str(error).split())}") from None
+
+
+def read_file(path: Path) -> Flat:
+    """One YAML file as a mapping, its bases not looked at."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"configuration {path} can't be read: {error}") from None
+    content = parse_yaml(text, source=str(path))
+    if content is None:
+        return {}
+    if not isinstance(content, dict) or not all(isinstance(name, str) for name in content):
+        raise ConfigError(f"{path}: a configuration is a mapping of keys to values")
+    return content
+
+
+def merge(below: Flat, above: Mapping[str, Any]) -> Flat:
+    """Nested mappings merge; lists and scalars replace."""
+    merged = dict(below)
+    for name, value in above.items():
+        if isinstance(value, Mapping) and isinstance(merged.get(name), Mapping):
+            merged[name] = merge(merged[name], value)
+        else:
+            merged[name] = value
+    return merged
+
+
+def load_chain(path: Path) -> Flat:
+    """A file over its bases: depth first, left to right; a file that this chain has loaded is not loaded again."""
+    return _load_chain(path, loaded=set(), named_by=None)
+
+
+def _load_chain(path: Path, *, loaded: set[Path], named_by: Path | None) -> Flat:
+    if not path.is_file():
+        where = f" (base_config of {named_by})" if named_by else ""
+        raise ConfigError(f"configuration {path} doesn't exist{where}")
+    loaded.add(path.resolve())
+    content = read_file(path)
+    bases = content.get("base_config") or []
+    bases = [bases] if isinstance(bases, str) else bases
+    if not isinstance(bases, list) or not all(isinstance(base, str) and _is_plain(base) for base in bases):
+        raise ConfigError(f"{path}: base_config is a path or a list of paths")
+    below: Flat = {}
+    for base in bases:
+        base_path = path.parent / base if base.startswith(".") else Path(base)
+        if base_path.resolve() not in loaded:
+            below = merge(below, _load_chain(base_path, loaded=loaded, named_by=path))
+    return merge(below, content)
+
+
+def split_outside(text: str, separator: str) -> list[str]:
+    """Split at a separator that stands outside brackets and quotes."""
+    parts, depth, quote, start = [], 0, "", 0
+    for position, sign in enumerate(text):
+        if quote:
+            quote = "" if sign == quote else quote
+        elif sign in "\"'":
+            quote = sign
+        elif sign in "[{":
+            depth += 1
+            if depth > _DEEPEST:
+                raise ConfigError(f"--hparams: more than {_DEEPEST} brackets in each other")
+        elif sign in "]}":
+            depth -= 1
+        elif sign == separator and depth == 0:
+            parts.append(text[start:position])
+            start = position + 1
+    if quote or depth:
+        raise ConfigError(f"--hparams: a bracket or quote is not closed in {_shown(text)}")
+    return [*parts, text[start:]]
+
+
+def _parse_value(text: str) -> Any:
+    """A value of --hparams: YAML, or a list whose items are parted by spaces or commas: [64 64], ["a" "b"]."""
+    text = text.strip()
+    if text.startswith("[") and text.endswith("]"):
+        return [
+            _parse_value(item) for part in split_outside(text[1:-1], ",") for item in split_outside(part, " ") if item
+        ]
+    if len(text) > 1 and text[0] == text[-1] and text[0] in "\"'":
+        return text[1:-1]
+    value = parse_yaml(text, source=f"--hparams value {_shown(text)}")
+    return "" if value is None and text == "" else value
+
+
+def parse_hparams(text: str) -> Flat:
+    """`a=1,b.c=2,d=[1 1 1]` as nested mappings. Raises ConfigError for what is not key=value."""
+    overrides: Flat = {}
+    for part in split_outside(text, ","):
+        if not part.strip():
+            continue
+        name, equals, value = part.partition("=")
+        names = name.strip().split(".")
+        if not equals or not all(names) or len(names) > _DEEPEST:
+            raise ConfigError(f"--hparams: {_shown(part.strip())} is not key=value")
+        nested: Any = _parse_value(value)
+        for level in reversed(names):
+            nested = {level: nested}
+        overrides = merge(overrides, nested)
+    return overrides
+
+
+def _shown(value: Any) -> str:
+    """A value in an error: a little of it, however long or deep it is."""
+    try:
+        return reprlib.repr(value)
+    except ValueError:  # Python refuses to write numbers of thousands of digits
+        return "a number of thousands of digits"
+
+
+def nearest_key(name: object) -> str:
+    """`; did you mean X?`, or nothing; files hold keys that are not even text."""
+    near = difflib.get_close_matches(name, [*KEYS, "backbone"], n=1) if isinstance(name, str) else []
+    return f"; did you mean {near[0]}?" if near else ""
+
+
+def _is_plain(text: str) -> bool:
+    """Whether it may name a file."""
+    return "\0" not in text and is_text(text)
+
+
+def _cast(value: Any, kind: Any, *, name: str, source: str) -> Any:
+    """One value as its key's type. Nothing is guessed: only what loses nothing is converted."""
+
+    def wrong(expected: str) -> ConfigError:
+        return ConfigError(f"{source}: {name} must be {expected}, not {_shown(value)}")
+
+    if isinstance(kind, types.UnionType):  # T | None
+        if value is None:
+            return None
+        kind = next(part for part in typing.get_args(kind) if part is not type(None))
+    if typing.get_origin(kind) is tuple:
+        items = value if isinstance(value, list | tuple) else [value] if isinstance(value, str) and value else []
+        if not items and value not in ([], (), "", None):
+            raise wrong("a list")
+        return tuple(_cast(item, typing.get_args(kind)[0], name=name, source=source) for item in items)
+    if kind is bool:
+        if not isinstance(value, bool):
+            raise wrong("true or false")
+        return value
+    if kind is int:
+        if isinstance(value, float) and value.is_integer():
+            value = int(value)
+        if not isinstance(value, int) or isinstance(value, bool) or abs(value) >= 2**63:
+            raise wrong("a whole number")
+        return value
+    if kind is float:
+        if not isinstance(value, int | float) or isinstance(value, bool) or not abs(value) < 2**63:
+            raise wrong("a number")
+        return float(value)
+    if value is None:
+        return ""
+    if value is False:  # `off` as YAML 1.1 writers save it
+        return "off"
+    if isinstance(value, list | dict | bool) or not _is_plain(str(value)):
+        raise wrong("a word")
+    choices = typing.get_args(kind)  # of a Literal
+    if choices and value not in choices:
+        raise wrong(f"one of {', '.join(choices)}")
+    return str(value)
+
+
+def _field(name: str, value: Any, *, source: str) -> Any:
+    section, item = KEYS[name]
+    value = _cast(value, typing.get_type_hints(SECTIONS[section])[name], name=name, source=source)
+    minimum, maximum = item.metadata["minimum"], item.metadata["maximum"]
+    if minimum is not None and not value >= minimum:
+        raise ConfigError(f"{source}: {name} must be at least {minimum}, not {value}")
+    if isinstance(value, int | float) and not value <= maximum:
+        raise ConfigError(f"{source}: {name} must be at most {maximum}, not {value}")
+    return value
+
+
+def settings_from(flat: Mapping[str, Any], *, source: str) -> Settings:
+    """Typed settings from flat keys. Raises ConfigError naming the source, the key and the nearest known key."""
+    sections: dict[str, Flat] = {section: {} for section in SECTIONS}
+    backbone = None
+    for name, value in flat.items():
+        if name in IGNORED:
+            continue
+        if name == "backbone":
+            backbone = _backbone_from(value, source=source)
+            continue
+        if name not in KEYS:
+            raise ConfigError(f"{source}: unknown key {_shown(name)}{nearest_key(name)}")
+        sections[KEYS[name][0]][name] = _field(name, value, source=source)
+    made = {section: SECTIONS[section](**values) for section, values in sections.items()}
+    return Settings(**made, backbone=backbone)
+
+
+def _backbone_from(value: Any, *, source: str) -> Model | None:
+    if value is None:
+        return None
+    known = {item.name for item in dataclasses.fields(Model)}
+    if not isinstance(value, Mapping) or not set(value) <= known:
+        raise ConfigError(f"{source}: backbone must be a mapping with keys of {', '.join(sorted(known))}")
+    return Model(**{name: _field(name, one, source=f"{source}, backbone") for name, one in value.items()})
+
+
+def flatten(settings: Settings) -> Flat:
+    """All keys with their values, as they are saved and shown; keys that are not set (None) are left out."""
+    flat: Flat = {}
+    for section in SECTIONS:
+        for name, value in dataclasses.asdict(getattr(settings, section)).items():
+            if value is not None:
+                flat[name] = list(value) if isinstance(value, tuple) else value
+    if settings.backbone is not None:
+        flat["backbone"] = dataclasses.asdict(settings.backbone)
+    return flat
+
+
+def architecture_keys() -> set[str]:
+    """Keys that shape the state dict."""
+    return {name for name, (_, item) in KEYS.items() if item.metadata["architecture"]}
+
+
+def to_yaml(flat: Flat) -> str:
+    return yaml.safe_dump(flat, sort_keys=True, allow_unicode=True)

@@ -1,0 +1,347 @@
+"""Georeferenced rasters of any size: windows of acquisitions on one grid, Cloud-Optimized GeoTIFFs."""
+
+import contextlib
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import NamedTuple
+
+import numpy as np
+import rasterio
+import rasterio.shutil
+from affine import Affine
+from numpy.typing import NDArray
+from rasterio.crs import CRS
+from rasterio.enums import Resampling
+from rasterio.io import DatasetReader, DatasetWriter
+from rasterio.vrt import WarpedVRT
+from rasterio.warp import transform_bounds
+from rasterio.windows import Window, from_bounds
+
+from utils.errors import ConfigError, DataError
+from utils.files import written_aside
+from utils.geo.acquisitions import GDAL_ERRORS, Acquisition, Band, Note, open_raster
+from utils.geo.clouds import (
+    BRIGHT_MARGIN,
+    DOUBTFUL,
+    GOOD,
+    NOTHING,
+    SMALL,
+    Mask,
+    Quality,
+    cloudy_brightness,
+    cloudy_classes,
+    grow,
+    has_data,
+)
+from utils.geo.windows import Box, Span
+
+BLOCK = 512  # pixels on a side of a GeoTIFF's tiles
+KERNEL_REACH = 2  # pixels that cubic resampling looks at
+AVERAGED = 1.5  # times as fine as the grid: from here on pixels are averaged, cubic resampling would skip some
+CACHE = 32 * 2**20  # bytes of decoded blocks that GDAL keeps (its default is 5% of the machine's memory)
+CACHE_JPEG2000 = 256 * 2**20  # whose blocks are 1024 pixels on a side and dear to decode
+
+
+class Grid(NamedTuple):
+    """Where the pixels of a raster lie."""
+
+    crs: CRS | None
+    transform: Affine
+    height: int
+    width: int
+
+    @property
+    def box(self) -> Box:
+        return Box(Span(0, self.height), Span(0, self.width))
+
+    @property
+    def bounds(self) -> tuple[float, float, float, float]:
+        """West, south, east, north of a raster whose north is up."""
+        west, north = self.transform @ (0, 0)
+        east, south = self.transform @ (self.width, self.height)
+        return min(west, east), min(south, north), max(west, east), max(south, north)
+
+    def part(self, box: Box, *, scale: int = 1) -> "Grid":
+        """The grid of a part, ``scale`` times as fine: it covers exactly the same ground."""
+        transform = self.transform @ Affine.translation(box.columns.start, box.rows.start) @ Affine.scale(1 / scale)
+        return Grid(self.crs, transform, box.rows.size * scale, box.columns.size * scale)
+
+    def same_as(self, other: "Grid") -> bool:
+        return (
+            self.shape == other.shape and self.crs == other.crs and self.transform.almost_equals(other.transform, 1e-6)
+        )
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return self.height, self.width
+
+
+def grid_of(source: DatasetReader) -> Grid:
+    """Where a raster lies. Raises DataError for a georeference that can't be."""
+    transform = source.transform
+    if not np.isfinite(transform).all() or transform.is_degenerate:
+        raise DataError(f"{source.name}: its georeference is damaged: {tuple(transform)[:6]}")
+    return Grid(source.crs, transform, source.height, source.width)
+
+
+def region_of(grid: Grid, *, bbox: Sequence[float] | None = None, window: Sequence[int] | None = None) -> Box:
+    """The part of a grid that is asked for; all of it by default.
+
+    Args:
+        bbox: west, south, east, north: degrees where they can be and the grid's own aren't, else coordinates of the
+        grid. window: column, row, width, height in pixels.
+
+    Raises:
+        ConfigError: nothing of it lies inside the grid.
+    """
+    if bbox is not None and window is not None:
+        raise ConfigError("--bbox and --window: give one of them")
+    box = grid.box
+    if window is not None:
+        column, row, width, height = window
+        if width < 1 or height < 1:
+            raise ConfigError(f"--window: width {width} and height {height} must be at least 1")
+        box = Box(Span(row, row + height), Span(column, column + width)).within(box)
+    elif bbox is not None:
+        west, south, east, north = bbox
+        if west >= east or south >= north:
+            raise ConfigError("--bbox: give west south east north, with west < east and south < north")
+        degrees = max(abs(west), abs(east)) <= 180 and max(abs(south), abs(north)) <= 90
+        if degrees and grid.crs is not None and not grid.crs.is_geographic:
+            west, south, east, north = transform_bounds("EPSG:4326", grid.crs, west, south, east, north)
+        asked = from_bounds(west, south, east, north, grid.transform)
+        top, left = round(asked.row_off, 6), round(asked.col_off, 6)
+        rows = Span(math.floor(top), math.ceil(round(top + asked.height, 6)))
+        box = Box(rows, Span(math.floor(left), math.ceil(round(left + asked.width, 6)))).within(box)
+    if min(box.shape) < 1:
+        bounds = " ".join(f"{side:.7g}" for side in grid.bounds)
+        raise ConfigError(f"the part asked for lies outside the image: {grid.width}×{grid.height} pixels, {bounds}")
+    return box
+
+
+class Pixels(NamedTuple):
+    """A window of an acquisition."""
+
+    reflectance: NDArray[np.float32]  # (C, h, w); arbitrary where there is no data
+    data: NDArray[np.bool_]  # (h, w): nodata, NaN, zeros, saturation are False
+    classes: NDArray[np.uint8] | None  # (h, w) scene classification
+
+
+class AlignedReader:
+    """An acquisition on a grid; if its own is another, resampled (cubic, averaged if much finer; classes: nearest)."""
+
+    def __init__(self, acquisition: Acquisition, grid: Grid, note: Note) -> None:
+        self._acquisition = acquisition
+        self._grid = grid
+        self._files = contextlib.ExitStack()
+        self._opened: dict[tuple[Path, Resampling], DatasetReader | WarpedVRT] = {}
+        self._kernel = Resampling.nearest
+        try:
+            for path in dict.fromkeys(path for path, _ in acquisition.bands):
+                if not self._is_laid(path):
+                    self._kernel = self._resampling(path)
+                    note(f"{path.name}: lies on another grid; resampled onto the first image's")
+            if acquisition.classes and not self._is_laid(acquisition.classes[0]):
+                self._resampling(acquisition.classes[0])
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        self._files.close()
+
+    def _is_laid(self, path: Path) -> bool:
+        """Whether a file's pixels are those of the grid; a bare classification of the same size is taken for it."""
+        with open_raster(path) as source:
+            own = grid_of(source)
+        classes = self._acquisition.classes
+        bare = own.crs is None and classes is not None and path == classes[0]
+        return own.same_as(self._grid) or (bare and own.shape == self._grid.shape)
+
+    def _resampling(self, path: Path) -> Resampling:
+        """The kernel that lays a file on the grid. Raises DataError where that can't be."""
+        with open_raster(path) as source:
+            own = grid_of(source)
+        if own.crs is None or self._grid.crs is None:
+            raise DataError(f"{path}: another size or no coordinate system, so it can't be laid over the first image")
+        try:
+            west, south, east, north = transform_bounds(own.crs, self._grid.crs, *own.bounds)
+        except GDAL_ERRORS:
+            west = south = east = north = float("nan")
+        first = self._grid.bounds
+        if not (west < first[2] and first[0] < east and south < first[3] and first[1] < north):
+            raise DataError(
+                f"{path}: doesn't overlap the first image; it spans {west:.6g} {south:.6g} {east:.6g} {north:.6g}"
+            )
+        if _whole_pixels_apart(own, self._grid):
+            return Resampling.nearest
+        finer = abs(self._grid.transform.a) * own.width / (east - west)
+        return Resampling.average if finer >= AVERAGED else Resampling.cubic
+
+    def _open(self, path: Path, resampling: Resampling) -> DatasetReader | WarpedVRT:
+        """Opened once and kept."""
+        if (path, resampling) not in self._opened:
+            source = self._files.enter_context(open_raster(path))
+            view: DatasetReader | WarpedVRT = source
+            if not self._is_laid(path):
+                crs, transform, height, width = self._grid
+                view = self._files.enter_context(
+                    WarpedVRT(source, crs=crs, transform=transform, height=height, width=width, resampling=resampling)
+                )
+            self._opened[path, resampling] = view
+        return self._opened[path, resampling]
+
+    def _read(self, bands: Sequence[Band], box: Box, resampling: Resampling, *, masks: bool = False) -> NDArray:
+        """Numbers (or GDAL's masks) of bands, (C, h, w)."""
+        window = Window(box.columns.start, box.rows.start, box.columns.size, box.rows.size)
+        result: list[NDArray] = []
+        try:
+            for path in dict.fromkeys(path for path, _ in bands):
+                source = self._open(path, resampling)
+                indexes = [index for other, index in bands if other == path]
+                result.append(
+                    source.read_masks(indexes, window=window) if masks else source.read(indexes, window=window)
+                )
+        except GDAL_ERRORS:
+            row, column = box.rows.start, box.columns.start
+            raise DataError(f"{path}: can't be read at row {row}, column {column}: damaged or cut off") from None
+        return np.concatenate(result)
+
+    def read(self, box: Box) -> Pixels:
+        """A window inside the grid."""
+        acquisition = self._acquisition
+        resampled = self._kernel != Resampling.nearest
+        values = self._read(acquisition.bands, box, self._kernel)
+        gains, offsets = (np.array(x, np.float64).reshape(-1, 1, 1) for x in (acquisition.gains, acquisition.offsets))
+        with np.errstate(invalid="ignore"):
+            reflectance = (values * gains + offsets).astype(np.float32)
+        # What a kernel mixed with nodata is no data either.
+        around = box.grown(KERNEL_REACH if resampled else 0).within(self._grid.box)
+        raw = self._read(acquisition.bands, around, Resampling.nearest) if resampled else values
+        data = has_data(raw, self._read(acquisition.bands, around, Resampling.nearest, masks=True))
+        if resampled:
+            data = ~grow(~data, KERNEL_REACH)[box.slices(around)]
+        classes = None
+        if acquisition.classes:
+            classes = self._read([acquisition.classes], box, Resampling.nearest)[0].astype(np.uint8)
+        return Pixels(np.where(data, reflectance, 0), data, classes)
+
+
+def _whole_pixels_apart(a: Grid, b: Grid) -> bool:
+    """Whether the pixels of two grids are the same pieces of ground, where both have them."""
+    between = ~a.transform @ b.transform
+    shift = np.array([between.c, between.f])
+    same_size = between.almost_equals(Affine.translation(between.c, between.f), 1e-6)
+    return a.crs == b.crs and same_size and bool(np.allclose(shift, shift.round(), atol=1e-3))
+
+
+@contextlib.contextmanager
+def gdal_memory(acquisitions: Sequence[Acquisition]) -> Iterator[None]:
+    """Bound what GDAL keeps, so that memory doesn't grow with the scene."""
+    jpeg2000 = any(path.suffix.lower() == ".jp2" for a in acquisitions for path, _ in a.bands)
+    with rasterio.Env(GDAL_CACHEMAX=CACHE_JPEG2000 if jpeg2000 else CACHE):
+        yield
+
+
+class Raster(NamedTuple):
+    """What a GeoTIFF to be written is."""
+
+    grid: Grid
+    dtype: str
+    nodata: float
+    descriptions: tuple[str, ...]
+    tags: Mapping[str, str]
+
+    def bytes(self) -> int:
+        return self.grid.height * self.grid.width * len(self.descriptions) * np.dtype(self.dtype).itemsize
+
+
+class CogWriter:
+    """Blocks go to a tiled GeoTIFF aside, then GDAL's COG driver makes the file from it.
+
+    Equal pixels and tags make equal files. A context manager: leaving it without an error finishes the file, whole
+    and under its name.
+    """
+
+    def __init__(self, path: Path, raster: Raster) -> None:
+        self._path = path
+        self._raster = raster
+        self._aside = path.with_name(f".{path.name}.pixels.tif")
+        self._writer: DatasetWriter | None = None
+
+    def __enter__(self) -> "CogWriter":
+        grid, dtype, nodata, names, tags = self._raster
+        self._writer = rasterio.open(
+            self._aside, "w", driver="GTiff", width=grid.width, height=grid.height, count=len(names), dtype=dtype,
+            crs=grid.crs, transform=grid.transform, nodata=nodata, interleave="pixel", bigtiff="if_safer",
+            tiled=True, blockxsize=BLOCK, blockysize=BLOCK, compress="deflate", zlevel=1,
+        )  # fmt: skip
+        self._writer.descriptions = names
+        self._writer.update_tags(**tags)
+        return self
+
+    def blocks(self) -> Iterator[Box]:
+        """The blocks in the order to write them in, each once."""
+        height, width = self._raster.grid.shape
+        for row in range(0, height, BLOCK):
+            for column in range(0, width, BLOCK):
+                yield Box(Span(row, min(row + BLOCK, height)), Span(column, min(column + BLOCK, width)))
+
+    def write(self, pixels: NDArray, box: Box) -> None:
+        assert self._writer is not None
+        with self._errors():
+            self._writer.write(
+                pixels, window=Window(box.columns.start, box.rows.start, box.columns.size, box.rows.size)
+            )
+
+    @contextlib.contextmanager
+    def _errors(self) -> Iterator[None]:
+        try:
+            yield
+        except GDAL_ERRORS:
+            raise DataError(f"{self._path}: can't be written; is the disk full?") from None
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        assert self._writer is not None
+        try:
+            with contextlib.suppress(DataError) if error else contextlib.nullcontext(), self._errors():
+                self._writer.close()
+            if error is None:
+                predictor = "FLOATING_POINT" if np.dtype(self._raster.dtype).kind == "f" else "STANDARD"
+                with self._errors(), written_aside(self._path) as aside:
+                    rasterio.shutil.copy(
+                        self._aside, aside, driver="COG", compress="DEFLATE", level=3, predictor=predictor,
+                        blocksize=BLOCK, overview_resampling="AVERAGE", bigtiff="IF_SAFER", num_threads="ALL_CPUS",
+                    )  # fmt: skip
+        finally:
+            self._aside.unlink(missing_ok=True)
+
+
+CLOUD_CONTEXT = BRIGHT_MARGIN + 2 * SMALL  # how far the cloud tests look
+
+
+def rated_pixels(reader: AlignedReader, grid: Grid, box: Box, *, clouds: bool) -> tuple[NDArray[np.float32], Quality]:
+    """Reflectance (C, h, w) of an acquisition in a box inside its grid, and what it is worth (h, w).
+
+    ``clouds``: by scene classification they are worth nothing; where there is none, what is bright as a cloud is
+    doubtful.
+    """
+    around = box.grown(CLOUD_CONTEXT if clouds else 0).within(grid.box)
+    reflectance, data, classes = reader.read(around)
+    quality = np.where(data, GOOD, NOTHING).astype(np.uint8)
+    if clouds and classes is not None:
+        quality[cloudy_classes(classes)] = NOTHING
+    elif clouds:
+        quality[cloudy_brightness(reflectance, data) & data] = DOUBTFUL
+    rows, columns = box.slices(around)
+    return reflectance[:, rows, columns], quality[rows, columns]
+
+
+def clear_pixels(reader: AlignedReader, grid: Grid, box: Box, *, clouds: bool) -> tuple[NDArray[np.float32], Mask]:
+    """The same with a mask (h, w) of what is good."""
+    reflectance, quality = rated_pixels(reader, grid, box, clouds=clouds)
+    return reflectance, quality == GOOD
