@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tasks.base import Result
-from tasks.evaluation.measure import Row, rows_of, super_resolve
+from tasks.evaluation.measure import Row, measure_batch, super_resolve
 from tasks.srdiff import SRDiffTask, build_sampler
 from utils.config.settings import Settings
 from utils.dataloader import BreizhSRDataset, evaluation_loader
@@ -67,7 +67,7 @@ def points(
             started = time.perf_counter()
             result = super_resolve(sampled, batch, settings=settings, world=world, samples=samples)
             seconds += time.perf_counter() - started
-            rows.append(_row(result, [rows_of(single, batch, lpips=lpips)[0] for single in _singly(result)]))
+            rows.append(_row(result, [measure_batch(single, batch, lpips=lpips)[0] for single in _singly(result)]))
         columns = {name: np.array([row[name] for row in rows]) for name in rows[0]}
         yield Point(name, steps or timesteps, columns, seconds / len(rows) / samples)
 

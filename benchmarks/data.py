@@ -10,7 +10,7 @@ from benchmarks.bench import Bench, prepare_quietly
 from benchmarks.limits import MEMORY, timed
 from benchmarks.table import Row
 from utils.dataloader import BreizhSRDataset, collate, training_loader
-from utils.metrics.pixel import measure, to_integers
+from utils.metrics.pixel import measure, to_uint8
 
 
 def preprocessing(bench: Bench) -> list[Row]:
@@ -88,7 +88,7 @@ def metrics(bench: Bench) -> list[Row]:
     size = 8
     hr = torch.randn(size, 3, 296, 296).mul(0.3).clamp(-1, 1)
     sr = (hr + torch.randn_like(hr) * 0.05).clamp(-1, 1)
-    integers = to_integers(sr), to_integers(hr)
+    integers = to_uint8(sr), to_uint8(hr)
 
     def plainly() -> object:
         return [plain.metrics(x, y) for x, y in zip(*integers, strict=True)]

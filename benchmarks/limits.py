@@ -49,7 +49,7 @@ def _onednn(a: Tensor, b: Tensor) -> Tensor:
 
 
 def rates(found: dict[str, Probe], timings: dict[str, Timing]) -> dict[str, float]:
-    """Work a second at each limit: that of the fastest way to it."""
+    """TileJob a second at each limit: that of the fastest way to it."""
     reached: dict[str, float] = {}
     for name, probe in found.items():
         rate = probe.work / timings[name].median

@@ -15,7 +15,7 @@ from benchmarks.bench import Bench, Precision, published, task_of
 from benchmarks.limits import BF16, FP32, timed
 from benchmarks.plain import plain_layers
 from benchmarks.table import Row
-from tasks.training.state import Learner
+from tasks.training.state import TrainState
 from utils.dataloader import BreizhSRDataset, training_loader
 from utils.distributed import World, world
 
@@ -87,7 +87,7 @@ def steps(prepared: Path, step: Step, way: Way, here: World) -> Callable[[], obj
         task = plain_layers(task)
     data = BreizhSRDataset(prepared, "train", sen2_amount=settings.data.sen2_amount)
     (raw,) = training_loader(data, batch_size=step.batch, seed=0, stop_step=1)
-    learner = Learner(task, settings, data=data, world=here, report=lambda line: None)
+    learner = TrainState(task, settings, data=data, world=here, report=lambda line: None)
     batches = itertools.repeat(raw)
     return lambda: learner.train_step(batches)
 

@@ -14,7 +14,7 @@ from utils.randomness import bits, normal_images
 TIMES, NOISE, SAMPLING, DROPOUT = 1, 2, 3, 4
 
 
-class Address(NamedTuple):
+class RandomKey(NamedTuple):
     """Where the random numbers of a batch belong."""
 
     seed: int
@@ -30,7 +30,7 @@ class Result(NamedTuple):
     samples: Tensor | None = None  # (B, k, C, H, W) where k > 1 were drawn
 
 
-class Recipe(NamedTuple):
+class StepDecay(NamedTuple):
     """How the learning rate falls."""
 
     decay_steps: int
@@ -41,7 +41,7 @@ class Task(nn.Module):
     """A model and how it learns. ``forward`` gives the losses, so that DistributedDataParallel sees every call."""
 
     model: nn.Module
-    recipe: Recipe
+    decay: StepDecay
     sampler_name: str | None = None  # of a task whose predictions are sampled
     sampler_steps: int | None = None
 
@@ -49,12 +49,12 @@ class Task(nn.Module):
         """What the optimiser updates, in the order of the state dict."""
         return [parameter for parameter in self.model.parameters() if parameter.requires_grad]
 
-    def forward(self, batch: Batch, address: Address) -> dict[str, Tensor]:
+    def forward(self, batch: Batch, key: RandomKey) -> dict[str, Tensor]:
         """Scalar loss terms; training minimises their sum."""
         raise NotImplementedError
 
     def predict(
-        self, series: Series, *, noise: Noise, samples: int = 1, quick: bool = False, callback: Callback | None = None
+        self, series: Series, *, noise: Noise, samples: int = 1, preview: bool = False, callback: Callback | None = None
     ) -> Result:
         """Super-resolve a series. ``noise`` is asked for (B * samples, C, H, W); ``quick``: as validation does it."""
         raise NotImplementedError

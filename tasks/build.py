@@ -17,13 +17,13 @@ from models.schedule import Schedule
 from models.series import Backbone
 from models.unet import UNet
 from tasks.backbone import LOSSES, BackboneTask
-from tasks.base import Recipe, Task
+from tasks.base import StepDecay, Task
 from tasks.experiment import Report, translated
 from tasks.srdiff import SRDiffTask
 from utils.checkpoint import Saved, State, open_saved, read
 from utils.config.parse import settings_from
 from utils.config.settings import Diffusion, Model, Settings
-from utils.distributed import blamed_on
+from utils.distributed import explain_out_of_memory
 from utils.errors import ConfigError
 
 
@@ -31,7 +31,7 @@ class Entry(NamedTuple):
     """A backbone: how it is made, how its published learning rate falls, whether it looks at a series."""
 
     make: Callable[[Model, int], Backbone]
-    recipe: Recipe
+    decay: StepDecay
     series: bool
 
 
@@ -99,15 +99,15 @@ def _rrdb_highresnet(model: Model, scale: int) -> Backbone:
 
 
 BACKBONES: dict[str, Entry] = {
-    "bicubic": Entry(lambda model, scale: Bicubic(scale=scale), Recipe(1, 1.0), series=False),
-    "rrdb": Entry(_rrdb, Recipe(75_000, 0.5), series=False),
-    "highresnet": Entry(_highresnet, Recipe(50_000, 0.7), series=True),
-    "hr_ltae": Entry(_hr_ltae, Recipe(50_000, 0.7), series=True),
-    "rrdb_ltae": Entry(_rrdb_ltae, Recipe(100_000, 0.5), series=True),
-    "rrdb_highresnet": Entry(_rrdb_highresnet, Recipe(100_000, 0.5), series=True),
+    "bicubic": Entry(lambda model, scale: Bicubic(scale=scale), StepDecay(1, 1.0), series=False),
+    "rrdb": Entry(_rrdb, StepDecay(75_000, 0.5), series=False),
+    "highresnet": Entry(_highresnet, StepDecay(50_000, 0.7), series=True),
+    "hr_ltae": Entry(_hr_ltae, StepDecay(50_000, 0.7), series=True),
+    "rrdb_ltae": Entry(_rrdb_ltae, StepDecay(100_000, 0.5), series=True),
+    "rrdb_highresnet": Entry(_rrdb_highresnet, StepDecay(100_000, 0.5), series=True),
 }
 SRDIFF = "srdiff"
-SRDIFF_RECIPE = Recipe(100_000, 0.5)
+SRDIFF_DECAY = StepDecay(100_000, 0.5)
 
 
 def check(settings: Settings) -> None:
@@ -147,7 +147,7 @@ def build_backbone(model: Model, *, scale: int) -> Backbone:
 
 def build_task(settings: Settings) -> Task:
     """The task that a configuration describes, as it starts. Raises ConfigError, or TrainingError without memory."""
-    with blamed_on("hidden_size", settings.model.hidden_size, device=torch.device("cpu")):
+    with explain_out_of_memory("hidden_size", settings.model.hidden_size, device=torch.device("cpu")):
         return _build_task(settings)
 
 
@@ -156,20 +156,20 @@ def _build_task(settings: Settings) -> Task:
     name, training = settings.model.trainer_cls, settings.training
     if name != SRDIFF:
         backbone = build_backbone(settings.model, scale=settings.data.sr_scale)
-        task: Task = BackboneTask(backbone, recipe=BACKBONES[name].recipe, loss_type=training.loss_type)
+        task: Task = BackboneTask(backbone, decay=BACKBONES[name].decay, loss_type=training.loss_type)
     else:
         if settings.backbone is None:
             raise ConfigError("srdiff needs its conditioner: --hparams rrdb_ckpt=FOLDER, or conditioner=none")
         backbone = build_backbone(settings.backbone, scale=settings.data.sr_scale)
         task = SRDiffTask(
             build_srdiff(settings, backbone),
-            recipe=SRDIFF_RECIPE,
+            decay=SRDIFF_DECAY,
             diffusion=settings.diffusion,
             loss_type=training.loss_type,
             perceptual=perceptual_loss(settings.diffusion),
         )
-    chosen = Recipe(training.decay_steps or task.recipe.decay_steps, training.decay_factor or task.recipe.decay_factor)
-    task.recipe = chosen
+    chosen = StepDecay(training.decay_steps or task.decay.decay_steps, training.decay_factor or task.decay.decay_factor)
+    task.decay = chosen
     return task
 
 

@@ -18,14 +18,14 @@ from tasks.experiment import Experiment, Report, locked, move_aside, open_experi
 from tasks.scenes import predict as scenes
 from tasks.srdiff import SRDiffTask
 from tasks.super_resolver import SuperResolver
-from tasks.training.checkpoints import Keeper
+from tasks.training.checkpoints import CheckpointManager
 from tasks.training.loop import fit
-from tasks.training.state import Learner
+from tasks.training.state import TrainState
 from tasks.training.summary import describe as description
 from utils.checkpoint import Saved, is_empty, load_matching, load_weights, open_saved
 from utils.config.settings import Settings
 from utils.dataloader import BreizhSRDataset
-from utils.distributed import World, blamed_on
+from utils.distributed import World, explain_out_of_memory
 from utils.errors import CheckpointError, ConfigError, DataError, UserError
 from utils.metrics.lpips import load_lpips
 from utils.randomness import seed as seed_of
@@ -106,11 +106,11 @@ def train(options: argparse.Namespace, world: World) -> None:
         validation = _validation(settings, world, report=report)
         if world.is_main:
             record(experiment)
-        learner = Learner(task, settings, data=train_data, world=world, report=report)
-        keeper = Keeper(experiment.folder, training, world=world, report=report)
+        state = TrainState(task, settings, data=train_data, world=world, report=report)
+        manager = CheckpointManager(experiment.folder, training, world=world, report=report)
         if not is_new:
-            keeper.resume(learner)
-        fit(learner, keeper, name=experiment.name, validation=validation, report=report)
+            manager.resume(state)
+        fit(state, manager, name=experiment.name, validation=validation, report=report)
 
 
 def describe(options: argparse.Namespace, world: World) -> None:
@@ -213,7 +213,7 @@ def infer(options: argparse.Namespace, world: World) -> None:
         averaged=bool(saved and saved.averaged),
         split=options.split,
     )
-    with blamed_on("test_batch_size", settings.evaluation.test_batch_size, device=world.device):
+    with explain_out_of_memory("test_batch_size", settings.evaluation.test_batch_size, device=world.device):
         summary = evaluate(
             task,
             split,

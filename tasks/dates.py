@@ -23,7 +23,7 @@ from utils.distributed import world
 from utils.errors import DataError
 from utils.files import write_text
 from utils.images import Picture, picture, save_png, sheet
-from utils.metrics.pixel import mean_of_image, to_integers
+from utils.metrics.pixel import mean_of_image, to_uint8
 
 SPLIT = "dates"
 
@@ -52,7 +52,7 @@ def places(dataset: BreizhSRDataset) -> dict[str, list[int]]:
 
 def errors(results: Tensor, truths: Tensor) -> Tensor:
     """MAE in digital numbers of result i against truth j, (N, N), for images (N, C, H, W)."""
-    results, truths = to_integers(results).float(), to_integers(truths).float()
+    results, truths = to_uint8(results).float(), to_uint8(truths).float()
     return torch.stack([mean_of_image((result - truths).abs()) for result in results])
 
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from models.diffusion import LossType, SRDiff
 from models.samplers import Callback, Noise, Sampler, Spacing, ddim, ddpm, dpmpp_2m, time_grid
 from models.series import Series
-from tasks.base import NOISE, TIMES, Address, Recipe, Result, Task, series_of
+from tasks.base import NOISE, TIMES, RandomKey, Result, StepDecay, Task, series_of
 from utils.config.settings import Diffusion
 from utils.dataloader import Batch
 from utils.errors import ConfigError
@@ -40,14 +40,14 @@ class SRDiffTask(Task):
         self,
         model: SRDiff,
         *,
-        recipe: Recipe,
+        decay: StepDecay,
         diffusion: Diffusion,
         loss_type: LossType,
         perceptual: nn.Module | None = None,
     ) -> None:
         super().__init__()
         self.model: SRDiff = model
-        self.recipe = recipe
+        self.decay = decay
         self.loss_type = loss_type
         self.perceptual = perceptual
         self.aux_l1, self.aux_ssim = diffusion.aux_l1_loss, diffusion.aux_ssim_loss
@@ -61,14 +61,14 @@ class SRDiffTask(Task):
             spacing=diffusion.sampler_spacing,
             eta=diffusion.ddim_eta,
         )
-        self.quick_steps = min(diffusion.val_sampler_steps, timesteps)
-        self.quick_sampler = build_sampler("ddpm", timesteps=timesteps, steps=self.quick_steps)
+        self.preview_steps = min(diffusion.val_sampler_steps, timesteps)
+        self.preview_sampler = build_sampler("ddpm", timesteps=timesteps, steps=self.preview_steps)
 
-    def forward(self, batch: Batch, address: Address) -> dict[str, Tensor]:
+    def forward(self, batch: Batch, key: RandomKey) -> dict[str, Tensor]:
         _, channels, height, width = batch.hr.shape
-        positions = address.positions
-        t = integers(self.model.schedule.timesteps, positions, TIMES, address.seed, address.step)  # (B,)
-        noise = normal_images(positions, (channels, height, width), NOISE, address.seed, address.step)
+        positions = key.positions
+        t = integers(self.model.schedule.timesteps, positions, TIMES, key.seed, key.step)  # (B,)
+        noise = normal_images(positions, (channels, height, width), NOISE, key.seed, key.step)
         return self.model.training_losses(
             series_of(batch),
             batch.hr,
@@ -81,11 +81,11 @@ class SRDiffTask(Task):
         )
 
     def predict(
-        self, series: Series, *, noise: Noise, samples: int = 1, quick: bool = False, callback: Callback | None = None
+        self, series: Series, *, noise: Noise, samples: int = 1, preview: bool = False, callback: Callback | None = None
     ) -> Result:
         images, backbone = self.model.sample(
             series,
-            sampler=self.quick_sampler if quick else self.sampler,
+            sampler=self.preview_sampler if preview else self.sampler,
             noise=noise,
             samples=samples,
             callback=callback,

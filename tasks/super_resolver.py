@@ -48,7 +48,7 @@ class SuperResolver:
     def halo(self) -> int:
         """How far the network looks, in low-resolution pixels: measured, so it takes a moment."""
         if isinstance(self._task, SRDiffTask):
-            return sampling_radius(self._task.model, sampler=self._task.quick_sampler, amount=self.amount)
+            return sampling_radius(self._task.model, sampler=self._task.preview_sampler, amount=self.amount)
         return receptive_radius(cast(Backbone, self._task.model), amount=self.amount)
 
     def __call__(self, series: Series, noise: Noise) -> Tensor:

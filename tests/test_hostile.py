@@ -32,7 +32,7 @@ from data_gen.pickled_table import ALLOWED, Table, read_table
 from tasks.build import build_task, check
 from tasks.evaluation.evaluate import PictureSaver
 from tasks.experiment import open_experiment, translated
-from tasks.training.state import Learner
+from tasks.training.state import TrainState
 from tests.data import prepare_quietly, write_raster, write_raw
 from tests.golden import ROOT
 from tests.pickles import Call, Name, dumps
@@ -531,19 +531,19 @@ def test_any_content_of_a_shard(prepared: Path, tmp_path: Path, seed: int, thing
 
 
 @pytest.fixture(scope="module")
-def learner(prepared: Path) -> Iterator[Learner]:
+def learner(prepared: Path) -> Iterator[TrainState]:
     """A tiny training that has done a step."""
     flat = {"trainer_cls": "highresnet", "hidden_size": 4, "num_layers": 0, "batch_size": 2, "ema_decay": 0.9}
     found = settings_from(flat, source="tiny")
     with world("cpu") as here:
         data = BreizhSRDataset(prepared, "train", sen2_amount=2)
-        made = Learner(build_task(found), found, data=data, world=here, report=lambda line: None)
+        made = TrainState(build_task(found), found, data=data, world=here, report=lambda line: None)
         made.train_step(iter(training_loader(data, batch_size=2, seed=1, stop_step=1)))
         yield made
 
 
 @pytest.fixture(scope="module")
-def checkpoint(learner: Learner, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def checkpoint(learner: TrainState, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("checkpoint") / file_name(1)
     torch.save(learner.content(), path)
     return path
@@ -555,7 +555,7 @@ def content(checkpoint: Path) -> dict[str, Any]:
     return read_training(checkpoint)
 
 
-def test_the_checkpoint_is_whole(learner: Learner, checkpoint: Path) -> None:
+def test_the_checkpoint_is_whole(learner: TrainState, checkpoint: Path) -> None:
     learner.restore(read_training(checkpoint), source=checkpoint)
     assert open_saved(checkpoint, report=lambda line: None).averaged
 
@@ -563,7 +563,7 @@ def test_the_checkpoint_is_whole(learner: Learner, checkpoint: Path) -> None:
 @FUZZ
 @given(seed=st.integers(0, 2**32), thing=things)
 def test_any_content_of_a_checkpoint(
-    learner: Learner, content: dict[str, Any], tmp_path: Path, seed: int, thing: Any
+    learner: TrainState, content: dict[str, Any], tmp_path: Path, seed: int, thing: Any
 ) -> None:
     """Another thing somewhere in a checkpoint: it is gone on from, or a CheckpointError."""
     content = copy.deepcopy(content)
@@ -583,7 +583,7 @@ def test_any_content_of_a_checkpoint(
 @FUZZ
 @given(seed=st.integers(0, 2**32), thing=things)
 def test_any_content_of_an_exported_model(
-    learner: Learner, content: dict[str, Any], tmp_path: Path, seed: int, thing: Any
+    learner: TrainState, content: dict[str, Any], tmp_path: Path, seed: int, thing: Any
 ) -> None:
     content = {
         "kind": EXPORTED, "format_version": 1, "global_step": 1, "averaged": False, "maxima": [0.2, 0.2, 0.1],

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from utils.config.parse import Flat, read_file
 from utils.errors import CheckpointError
-from utils.files import archive_fault, written_aside
+from utils.files import archive_fault, atomic_write
 
 FORMAT_VERSION = 1
 EXPORTED = "super-resolution model"  # the `kind` of an exported file
@@ -68,7 +68,7 @@ def is_empty(folder: Path) -> bool:
 
 def write(path: Path, content: dict[str, Any]) -> None:
     """Save aside, flush, rename: the file of this name is always a whole one. Raises OSError on a full disk."""
-    with written_aside(path) as aside, aside.open("wb") as file:
+    with atomic_write(path) as aside, aside.open("wb") as file:
         try:
             torch.save(content, file)  # not by its name, which would end up in the file
         except RuntimeError as error:  # torch's zip writer reports a failed write this way

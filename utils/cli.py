@@ -2,14 +2,30 @@
 
 import argparse
 import difflib
+import logging
 import os
 import sys
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
+from tqdm import tqdm
+
 from utils.errors import UserError
 
 _LONGEST = 2000  # characters of an error's line
+_PACKAGES = ("__main__", "benchmarks", "data_gen", "models", "tasks", "utils")
+
+
+class ProgressHandler(logging.Handler):
+    """Writes messages to stderr, above a progress bar where one is shown."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """The project speaks from INFO up, libraries from WARNING up."""
+        own = record.name.split(".")[0] in _PACKAGES
+        return record.levelno >= (logging.INFO if own else logging.WARNING)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        tqdm.write(self.format(record), file=sys.stderr)
 
 
 class Parser(argparse.ArgumentParser):
@@ -33,6 +49,7 @@ def run(
 ) -> NoReturn:
     """Parse, call ``main``, exit: 0, or the error's code (2 usage, 3 data, 4 checkpoint, 5 training, 130/143 stop)."""
     options = parser.parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[ProgressHandler()])
     try:
         main(options)
     except UserError as error:

@@ -23,7 +23,7 @@ from utils.radiometry import (
     reflectance,
 )
 from utils.randomness import bits, integers
-from utils.signals import leave_to_parent
+from utils.signals import worker_init
 from utils.store import Key, Store, prepared_folder
 
 Raw = dict[str, Any]
@@ -344,7 +344,7 @@ def _loader(
         num_workers=workers,
         pin_memory=pin_memory,
         generator=torch.Generator(),  # its own: the global one is not drawn from
-        worker_init_fn=leave_to_parent,
+        worker_init_fn=worker_init,
     )
     return _OneLineErrors(loader)
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import ctypes
+import logging
 import os
 import sys
 from collections.abc import Iterator
@@ -143,6 +144,8 @@ def world(device_name: str) -> Iterator[World]:
         )
     except (ValueError, dist.DistError) as error:
         raise ConfigError(f"the other processes can't be met (start all of them by torchrun): {error}") from None
+    if rank:
+        logging.disable(logging.CRITICAL)  # the main process speaks for all
     failures = dist.PrefixStore(f"failures/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
     try:
         yield World(device, rank=rank, size=size)
@@ -208,7 +211,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 @contextlib.contextmanager
-def blamed_on(key: str, value: int, *, device: torch.device) -> Iterator[None]:
+def explain_out_of_memory(key: str, value: int, *, device: torch.device) -> Iterator[None]:
     """Running out of memory becomes a TrainingError that names the configuration's ``key``."""
     try:
         yield

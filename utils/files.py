@@ -13,7 +13,7 @@ _LONGEST = 180  # characters of a file's name; file systems allow 255, with what
 
 
 @contextlib.contextmanager
-def written_aside(path: Path) -> Iterator[Path]:
+def atomic_write(path: Path) -> Iterator[Path]:
     """A name beside ``path`` to write to; on success it is flushed and takes ``path``'s place, else it is removed.
 
     A process that is killed leaves at most the file aside (``.<name>.<pid>.tmp``), which nobody reads.
@@ -31,7 +31,7 @@ def written_aside(path: Path) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def folder_written_aside(path: Path) -> Iterator[Path]:
+def atomic_folder(path: Path) -> Iterator[Path]:
     """A folder beside ``path`` to fill; on success it takes ``path``'s place (which is empty or absent), else it goes.
 
     What a process that was killed left there is removed first.
@@ -58,7 +58,7 @@ def _flush_folder(folder: Path) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    with written_aside(path) as aside:
+    with atomic_write(path) as aside:
         aside.write_text(text, encoding="utf-8")
 
 

@@ -8,8 +8,8 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from utils.files import written_aside
-from utils.metrics.pixel import to_integers
+from utils.files import atomic_write
+from utils.metrics.pixel import to_uint8
 
 Picture = NDArray[np.uint8]  # (H, W, 3)
 
@@ -21,7 +21,7 @@ _INK, _PAPER = (32, 33, 36), (255, 255, 255)
 
 def picture(x: Tensor) -> Picture:
     """One image (3, H, W), float in [-1, 1] or uint8, as a picture."""
-    return to_integers(x.detach()).permute(1, 2, 0).cpu().numpy()
+    return to_uint8(x.detach()).permute(1, 2, 0).cpu().numpy()
 
 
 def heat(values: Tensor, *, maximum: float) -> Picture:
@@ -34,17 +34,17 @@ def heat(values: Tensor, *, maximum: float) -> Picture:
 
 def error_map(sr: Tensor, hr: Tensor, *, maximum: float = ERROR_MAXIMUM) -> Picture:
     """The absolute error of two images (3, H, W), mean over channels, in colour; ``maximum`` in digital numbers."""
-    return heat((to_integers(sr).float() - to_integers(hr).float()).abs().mean(dim=0), maximum=maximum)
+    return heat((to_uint8(sr).float() - to_uint8(hr).float()).abs().mean(dim=0), maximum=maximum)
 
 
 def spread_map(samples: Tensor, *, maximum: float = SPREAD_MAXIMUM) -> Picture:
     """How far samples (K, 3, H, W) of one image lie apart: their standard deviation, mean over channels, in colour."""
-    return heat(to_integers(samples).float().std(dim=0, correction=0).mean(dim=0), maximum=maximum)
+    return heat(to_uint8(samples).float().std(dim=0, correction=0).mean(dim=0), maximum=maximum)
 
 
 def save_png(image: Picture | Image.Image, path: str | Path) -> None:
     """Write a PNG aside and rename it, so that the file is whole or absent. Its folder is made."""
-    with written_aside(Path(path)) as aside:
+    with atomic_write(Path(path)) as aside:
         (image if isinstance(image, Image.Image) else Image.fromarray(image)).save(aside, format="PNG")
 
 

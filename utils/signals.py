@@ -35,7 +35,7 @@ class StopSignals:
         self.received = number
 
 
-def leave_to_parent(_worker: int = 0) -> None:
+def worker_init(_worker: int = 0) -> None:
     """For a process that works for another one: signals to the whole group are the parent's to answer.
 
     It ends when the parent sends one to it (as multiprocessing does at its end), or has ended itself.

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from utils.errors import DataError
-from utils.files import archive_fault, is_text, write_text, written_aside
+from utils.files import archive_fault, atomic_write, is_text, write_text
 
 Key = int | str
 
@@ -131,7 +131,7 @@ class _Hashing:
 
 def write_shard(path: Path, shard: Mapping[str, Any], *, clipped: int) -> ShardInfo:
     """Write a shard whole or not at all: aside, flushed, renamed."""
-    with written_aside(path) as aside, aside.open("wb") as file:
+    with atomic_write(path) as aside, aside.open("wb") as file:
         hashing = _Hashing(file)
         torch.save(dict(shard), hashing)  # type: ignore[arg-type]  # a name would end up in the file
     return ShardInfo(

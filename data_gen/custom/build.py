@@ -22,7 +22,7 @@ from rasterio.crs import CRS
 from data_gen.custom.grid import Bounds, PatchGrid, bounds_in, choose_grid, overlap
 from data_gen.custom.splits import SPLITS, Cell, assign
 from utils.errors import DataError
-from utils.files import folder_written_aside, write_text
+from utils.files import atomic_folder, write_text
 from utils.geo.acquisitions import Acquisition, open_raster
 from utils.geo.raster import AlignedReader, Grid, clear_pixels, gdal_memory
 from utils.geo.windows import Box
@@ -108,7 +108,7 @@ def build(
     say(f"{sum(len(image.cells) for image in images)} places in {len(images)} of {len(truths)} images, {_words(grid)}")
     if not images:
         raise DataError(f"no patch of {grid.side:g} m fits into what the images share; choose a smaller --patch")
-    with gdal_memory([*truths, *views]), folder_written_aside(output) as folder:
+    with gdal_memory([*truths, *views]), atomic_folder(output) as folder:
         black, white = _stretch(images, grid, wanted)
         rows: list[Row] = []
         for image in images:

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from tasks.base import Address, Result, Task
-from tasks.evaluation.measure import Patch, Spectra, mean, pictures_of, rows_of, spectra_of, super_resolve
+from tasks.base import RandomKey, Result, Task
+from tasks.evaluation.measure import Patch, Spectra, batch_pictures, mean, measure_batch, measure_spectra, super_resolve
 from tasks.evaluation.results import Evaluated, comparison, write_results
 from utils.config.settings import Settings
 from utils.dataloader import Batch, BreizhSRDataset, collate, evaluation_loader
@@ -58,9 +58,9 @@ class Validation:
                 continue
             batch = self.dataset.to_batch(raw, self.world.device)
             loss = self._loss(task, batch)
-            result = super_resolve(task, batch, settings=self.settings, world=self.world, samples=1, quick=True)
-            for i, row in enumerate(rows_of(result, batch)):
-                kept = pictures_of(result, batch, i) if len(patches) < self.shown else {}
+            result = super_resolve(task, batch, settings=self.settings, world=self.world, samples=1, preview=True)
+            for i, row in enumerate(measure_batch(result, batch)):
+                kept = batch_pictures(result, batch, i) if len(patches) < self.shown else {}
                 patches.append(Patch(int(batch.indices[i]), {**row, "val_loss": loss}, kept))
         patches = sorted(self.world.gather(patches), key=lambda patch: patch.position)
         figures = {name: mean([patch.row[name] for patch in patches]) for name in VALIDATION_FIGURES}
@@ -68,9 +68,9 @@ class Validation:
         return figures, np.asarray(comparison(first, ("bicubic", "result", "truth"))) if first else None
 
     def _loss(self, task: Task, batch: Batch) -> float:
-        address = Address(self.settings.training.seed, -1, batch.indices.to(self.world.device))
+        key = RandomKey(self.settings.training.seed, -1, batch.indices.to(self.world.device))
         with torch.inference_mode(), self.world.autocast(self.settings.training.amp):
-            terms = task(batch, address)
+            terms = task(batch, key)
         return float(torch.stack([term.float() for term in terms.values()]).sum())
 
 
@@ -113,9 +113,9 @@ def evaluate(
             seconds += _now(world) - started
             saver.save(result, batch)
             sensor_truth = normalise_hr(raw["hr"].to(world.device))
-            rows = rows_of(result, batch, lpips=lpips, sensor_truth=sensor_truth)
+            rows = measure_batch(result, batch, lpips=lpips, sensor_truth=sensor_truth)
             patches += [Patch(int(batch.indices[i]), row) for i, row in enumerate(rows)]
-            spectra.append(spectra_of(result, batch))
+            spectra.append(measure_spectra(result, batch))
             bar.update(len(batch.keys))
     seconds_per_image = seconds / max(1, len(patches))
     patches = sorted(world.gather(patches), key=lambda patch: patch.position)
@@ -128,7 +128,7 @@ def evaluate(
         if not patch.pictures:
             batch = dataset.to_batch(collate([dataset.raw(patch.position)]), world.device)
             result = super_resolve(task, batch, settings=settings, world=world, samples=samples)
-            patch.pictures = pictures_of(result, batch, 0)
+            patch.pictures = batch_pictures(result, batch, 0)
 
     examples = choose_examples([patch.row["psnr"] for patch in patches])
     shown = patches[:SHEET_ROWS]

@@ -15,7 +15,7 @@ from utils.dataloader import Batch
 from utils.distributed import World
 from utils.images import Picture, error_map, picture, spread_map
 from utils.metrics.lpips import LPIPS
-from utils.metrics.pixel import extended, measure, radial_power, to_integers
+from utils.metrics.pixel import extended, measure, radial_power, to_uint8
 from utils.randomness import word
 
 Row = dict[str, Any]
@@ -49,17 +49,17 @@ def super_resolve(
     settings: Settings,
     world: World,
     samples: int,
-    quick: bool = False,
+    preview: bool = False,
     callback: Callback | None = None,
 ) -> Result:
     """Predict a batch; its noise is a function of (seed, sample key), whatever the batch."""
     keys = torch.tensor([word(str(key)) for key in batch.keys], device=world.device)  # (B,)
     noise = sampling_noise(keys, seed=settings.training.seed, samples=samples)
     with torch.inference_mode(), world.autocast(settings.training.amp):
-        return task.predict(series_of(batch), noise=noise, samples=samples, quick=quick, callback=callback)
+        return task.predict(series_of(batch), noise=noise, samples=samples, preview=preview, callback=callback)
 
 
-def methods_of(result: Result, batch: Batch) -> dict[str, Tensor]:
+def images_by_method(result: Result, batch: Batch) -> dict[str, Tensor]:
     """What is measured, by the prefix of its columns: the result, the bicubic image, a conditioner's own output."""
     images = {"": result.sr, "bicubic_": batch.base.float()}
     if result.backbone is not None:
@@ -67,15 +67,15 @@ def methods_of(result: Result, batch: Batch) -> dict[str, Tensor]:
     return images
 
 
-def rows_of(
+def measure_batch(
     result: Result, batch: Batch, *, lpips: LPIPS | None = None, sensor_truth: Tensor | None = None
 ) -> list[Row]:
     """One row a patch. With ``sensor_truth`` (B, C, H, W), the truth in its sensor's own colours, all metrics."""
-    truth = to_integers(batch.hr)
+    truth = to_uint8(batch.hr)
     views = torch.arange(len(batch.near), device=batch.near.device)
     columns: dict[str, list[float]] = {}
-    for prefix, image in methods_of(result, batch).items():
-        integers = to_integers(image)
+    for prefix, image in images_by_method(result, batch).items():
+        integers = to_uint8(image)
         figures = measure(integers, truth)
         if lpips is not None:
             with torch.inference_mode():
@@ -90,7 +90,7 @@ def rows_of(
     return [{**{name: of[i] for name, of in columns.items()}, "key": key} for i, key in enumerate(batch.keys)]
 
 
-def pictures_of(result: Result, batch: Batch, i: int) -> dict[str, Picture]:
+def batch_pictures(result: Result, batch: Batch, i: int) -> dict[str, Picture]:
     """The pictures of one patch of a batch, by what they show."""
     shown = {"nearest input": picture(batch.lr[i, int(batch.near[i])]), "bicubic": picture(batch.base[i])}
     if result.backbone is not None:
@@ -102,13 +102,13 @@ def pictures_of(result: Result, batch: Batch, i: int) -> dict[str, Picture]:
     return shown
 
 
-def spectra_of(result: Result, batch: Batch) -> Spectra:
+def measure_spectra(result: Result, batch: Batch) -> Spectra:
     names = {"": "result", "bicubic_": "bicubic", "backbone_": "backbone"}
-    images = {names[prefix]: image for prefix, image in methods_of(result, batch).items()} | {"truth": batch.hr}
+    images = {names[prefix]: image for prefix, image in images_by_method(result, batch).items()} | {"truth": batch.hr}
     power = {}
     frequencies = torch.zeros(0)
     for name, image in images.items():
-        frequencies, of_patches = radial_power(to_integers(image))
+        frequencies, of_patches = radial_power(to_uint8(image))
         power[name] = of_patches.sum(dim=0).cpu()
     return Spectra(frequencies.cpu(), power, len(batch.keys))
 

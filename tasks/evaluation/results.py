@@ -21,7 +21,7 @@ from tasks.evaluation.measure import Patch, Row, Spectra, mean
 from tasks.experiment import code_version
 from utils.config.parse import flatten
 from utils.config.settings import Settings
-from utils.files import write_text, written_aside
+from utils.files import atomic_write, write_text
 from utils.images import save_png, sheet
 from utils.metrics.registry import METRICS
 from utils.report.page import write_report
@@ -137,7 +137,7 @@ def summarise(rows: list[Row], evaluated: Evaluated, *, task: Task, seconds_per_
 
 def write_rows(path: Path, rows: list[Row], *, columns: Sequence[str]) -> None:
     """A CSV file, separated by ;, with an unnamed column of row numbers."""
-    with written_aside(path) as aside, aside.open("w", newline="", encoding="utf-8") as file:
+    with atomic_write(path) as aside, aside.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, delimiter=";", lineterminator="\n")
         writer.writerow(["", *columns])
         for number, row in enumerate(rows):

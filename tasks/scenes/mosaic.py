@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from tasks.scenes.tile_store import Scratch
+from tasks.scenes.tile_store import TileStore
 from tasks.scenes.tiles import NODATA, REFLECTANCE, UNSEEN
 from tasks.scenes.tiling import Layout
 from utils.geo.raster import CogWriter, Grid, Raster
@@ -44,7 +44,7 @@ class Outputs(NamedTuple):
 class Mosaic:
     """Any part of a scene from the tiles that cover it."""
 
-    def __init__(self, scratch: Scratch, layout: Layout, *, scale: int, channels: int) -> None:
+    def __init__(self, scratch: TileStore, layout: Layout, *, scale: int, channels: int) -> None:
         self.layout = layout
         self.scale = scale
         self.channels = channels

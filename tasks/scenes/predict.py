@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from tasks.scenes.mosaic import Mosaic, Outputs, write_results
 from tasks.scenes.scene import Scene
-from tasks.scenes.tile_store import Scratch
+from tasks.scenes.tile_store import TileStore
 from tasks.scenes.tiles import Predictor, Tiles
 from tasks.scenes.tiling import overlap_for, plan
 from utils.distributed import World
@@ -121,7 +121,7 @@ def predict_scene(
                 note=note,
             )
         order = layout.order()
-        scratch = Scratch(_scratch_folder(request.output), record=tiles.record, work=work, first=world.is_main)
+        scratch = TileStore(_scratch_folder(request.output), record=tiles.record, work=work, first=world.is_main)
         world.barrier()
         done = scratch.finished()
         world.barrier()  # nobody writes before all have looked

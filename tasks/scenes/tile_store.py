@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from utils.errors import DataError
 
 
-class Scratch:
+class TileStore:
     """Records of one NumPy type in one file, and a journal of those that are whole, with their checksums.
 
     A process that is killed while it writes leaves a record without an entry, or an entry that doesn't fit its

@@ -13,7 +13,7 @@ from torch import Tensor
 from models.samplers import Noise
 from models.series import Series
 from tasks.scenes.scene import Patch, Scene
-from tasks.scenes.tiling import Layout, in_batches
+from tasks.scenes.tiling import Layout, run_in_batches
 from utils.geo.clouds import grow
 from utils.geo.windows import Box, Span, align_down, align_up
 from utils.radiometry import bicubic, denormalise_lr, normalise_lr
@@ -45,7 +45,7 @@ class Predictor(Protocol):
         ...
 
 
-class Work(NamedTuple):
+class TileJob(NamedTuple):
     """One pass through the network: a part of a tile seen with one set of acquisitions."""
 
     tile: int  # which of the tiles at hand
@@ -109,14 +109,14 @@ class Tiles:
     def compute(self, cells: Sequence[tuple[int, int]]) -> NDArray:
         """Records of tiles (n,)."""
         records = np.zeros(len(cells), self.record)
-        works: dict[tuple[int, int], list[Work]] = defaultdict(list)
+        works: dict[tuple[int, int], list[TileJob]] = defaultdict(list)
         for index, cell in enumerate(cells):
             for work in self._prepare(index, cell, records[index]):
                 works[work.box.shape].append(work)
         sums = np.zeros((2 if self.spread else 1, *records["image"].shape), np.float32)  # mean and deviation
         supports = [self._layout.support(*cell) for cell in cells]
 
-        def compute(batch: Sequence[Work]) -> None:
+        def compute(batch: Sequence[TileJob]) -> None:
             for work, result in zip(batch, self._predict(batch), strict=True):
                 rows, columns = work.part.times(self._predictor.scale).slices(
                     supports[work.tile].times(self._predictor.scale)
@@ -124,7 +124,7 @@ class Tiles:
                 sums[:, work.tile, :, rows, columns] += result[: len(sums)] * work.weights
 
         for shape in sorted(works):
-            self._batch = in_batches(compute, works[shape], batch=self._batch, smaller=self._smaller)
+            self._batch = run_in_batches(compute, works[shape], batch=self._batch, smaller=self._smaller)
         for record, image in zip(records, sums[0], strict=True):
             seen = (record["flags"] != UNSEEN).repeat(self._predictor.scale, 0).repeat(self._predictor.scale, 1)
             record["image"] = np.where(seen, _integers(image), NODATA)
@@ -132,7 +132,7 @@ class Tiles:
             records["spread"] = sums[1]
         return records
 
-    def _prepare(self, index: int, cell: tuple[int, int], record: NDArray) -> list[Work]:
+    def _prepare(self, index: int, cell: tuple[int, int], record: NDArray) -> list[TileJob]:
         """The passes that a tile needs; what needs no network is written to its record."""
         window, support = self._layout.window(*cell), self._layout.support(*cell)
         patch = Patch(self._scene, window)
@@ -155,7 +155,7 @@ class Tiles:
             missing = self._predictor.amount - len(chosen)
             order = [*views, *[max(views)] * missing]  # padded by repeating the last
             works.append(
-                Work(
+                TileJob(
                     tile=index,
                     box=box,
                     part=part,
@@ -170,7 +170,7 @@ class Tiles:
         return works
 
     @torch.no_grad()
-    def _predict(self, batch: Sequence[Work]) -> list[NDArray[np.float32]]:
+    def _predict(self, batch: Sequence[TileJob]) -> list[NDArray[np.float32]]:
         """Mean and deviation over the samples, reflectance × 10000, of each window's used part (2, C, s·h, s·w)."""
         predictor, s = self._predictor, self._predictor.scale
         reflectance = torch.stack([work.reflectance for work in batch]).to(self._device)  # (B, T, C, h, w)
@@ -197,7 +197,7 @@ class Tiles:
         parts = [work.part.times(s).slices(work.box.times(s)) for work in batch]
         return [image[:, :, *part].cpu().numpy() for image, part in zip(result, parts, strict=True)]
 
-    def _noise(self, batch: Sequence[Work], sample: int) -> Noise:
+    def _noise(self, batch: Sequence[TileJob], sample: int) -> Noise:
         """Noise that belongs to the pixel's place in the scene, so windows that share pixels share their noise."""
         key = torch.tensor([sample], device=self._device)
         origins = [work.box.times(self._predictor.scale) for work in batch]

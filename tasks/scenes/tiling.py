@@ -118,7 +118,7 @@ def plan(region: Box, *, tile: int, overlap: int, halo: int) -> Layout:
     return Layout(region, (sizes[0], sizes[1]), overlap, trim, ramp, (counts[0], counts[1]))
 
 
-def in_batches(
+def run_in_batches(
     compute: Callable[[Sequence[Item]], None], items: Sequence[Item], *, batch: int, smaller: Callable[[int], None]
 ) -> int:
     """Call ``compute`` on batches of items; where a device's memory runs out, on smaller ones from then on.

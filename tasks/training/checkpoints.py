@@ -5,13 +5,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from tasks.training.state import Learner
+from tasks.training.state import TrainState
 from utils import checkpoint
 from utils.config.settings import Training
 from utils.distributed import World
 
 
-class Keeper:
+class CheckpointManager:
     """The checkpoints of one experiment's folder. Only the main process saves."""
 
     def __init__(self, folder: Path, training: Training, *, world: World, report: Callable[[str], object]) -> None:
@@ -20,42 +20,42 @@ class Keeper:
         if world.is_main:
             checkpoint.remove_leftovers(folder)
 
-    def resume(self, learner: Learner) -> None:
+    def resume(self, state: TrainState) -> None:
         """Go on from the newest whole checkpoint. Raises CheckpointError where there is none, or it doesn't fit."""
         found: tuple[Path, dict[str, Any]] | None = None
         if self.world.is_main:
             found = checkpoint.newest(self.folder, report=self.report, set_aside=True)
         path = self.world.from_main(found and found[0])
         if path is not None:
-            learner.restore(found[1] if found else checkpoint.read_training(path), source=path)
+            state.restore(found[1] if found else checkpoint.read_training(path), source=path)
 
     def should(self, *, row_due: bool, done: bool) -> bool:
         """Whether to save out of turn: again after a failure, and at the end of a training without steps."""
         return (self.failure is not None and row_due) or (done and checkpoint.is_empty(self.folder))
 
-    def save(self, learner: Learner) -> None:
+    def save(self, state: TrainState) -> None:
         """Save this step, then remove old ones. On a full disk these and the run stay."""
         if not self.world.is_main:
             return
         failed_before = self.failure is not None
-        self.failure = self._written(learner, checkpoint.file_name(learner.step), silent=failed_before)
+        self.failure = self._written(state, checkpoint.file_name(state.step), silent=failed_before)
         if self.failure is None:
             checkpoint.prune(self.folder, keep=self.training.num_ckpt_keep)
             if failed_before:
-                self.report(f"the checkpoint of step {learner.step} could be saved")
+                self.report(f"the checkpoint of step {state.step} could be saved")
 
-    def save_best(self, learner: Learner, figures: dict[str, float], *, earlier: Sequence[float]) -> None:
+    def save_best(self, state: TrainState, figures: dict[str, float], *, earlier: Sequence[float]) -> None:
         """Save this step besides if its ``valid_monitor_key`` is better than all ``earlier`` ones."""
         value = figures[self.training.valid_monitor_key]
         if self.world.is_main and is_best(value, earlier, mode=self.training.valid_monitor_mode):
-            self._written(learner, checkpoint.BEST, silent=False)
+            self._written(state, checkpoint.BEST, silent=False)
 
-    def _written(self, learner: Learner, name: str, *, silent: bool) -> OSError | None:
+    def _written(self, state: TrainState, name: str, *, silent: bool) -> OSError | None:
         try:
-            checkpoint.write(self.folder / name, learner.content())
+            checkpoint.write(self.folder / name, state.content())
         except OSError as error:
             if not silent:
-                self.report(f"{name} of step {learner.step} could not be saved: {error}; training goes on")
+                self.report(f"{name} of step {state.step} could not be saved: {error}; training goes on")
             return error
         return None
 

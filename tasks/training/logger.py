@@ -21,7 +21,7 @@ from utils.images import Picture
 _SECONDS_IN_FILES = 30  # between status lines where nobody looks at a terminal
 
 
-class Logbook:
+class TrainingLogger:
     """Opened at a step, it holds what was written up to it. A full disk doesn't stop it."""
 
     def __init__(self, folder: Path, *, name: str, start: int, final: int, report: Callable[[str], object]) -> None:

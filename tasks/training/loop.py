@@ -6,18 +6,18 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from tasks.evaluation.evaluate import Validation
-from tasks.training.checkpoints import Keeper
-from tasks.training.logger import Logbook
-from tasks.training.state import Learner
+from tasks.training.checkpoints import CheckpointManager
+from tasks.training.logger import TrainingLogger
+from tasks.training.state import TrainState
 from utils.dataloader import training_loader
-from utils.distributed import blamed_on
+from utils.distributed import explain_out_of_memory
 from utils.errors import ConfigError, Stopped, TrainingError
 from utils.signals import StopSignals
 
 
 def fit(
-    learner: Learner,
-    keeper: Keeper,
+    state: TrainState,
+    manager: CheckpointManager,
     *,
     name: str,
     validation: Validation | None,
@@ -27,17 +27,17 @@ def fit(
 
     Raises Stopped after a signal (all is saved by then), TrainingError where training can't go on.
     """
-    training, world = learner.settings.training, learner.world
-    with StopSignals().caught() as stop, _logbook(learner, keeper, name=name, report=report) as log:
+    training, world = state.settings.training, state.world
+    with StopSignals().caught() as stop, _training_logger(state, manager, name=name, report=report) as log:
 
         def asked_to_stop() -> bool:
             return stop.received is not None
 
-        batches = iter(_batches(learner))
+        batches = iter(_batches(state))
         fresh = False  # a step was made since the start; what an earlier one led to was done before it was saved
-        overdue = world.from_main(log is not None and not log.validations.has(learner.step))  # cut short by a signal
+        overdue = world.from_main(log is not None and not log.validations.has(state.step))  # cut short by a signal
         while True:
-            step, done = learner.step, learner.step >= training.max_updates
+            step, done = state.step, state.step >= training.max_updates
             stopping = world.any(asked_to_stop())
             row_due = fresh and (step % training.tb_log_interval == 0 or done)
             validation_due = step > 0 and (fresh or overdue) and (step % training.val_check_interval == 0 or done)
@@ -45,27 +45,27 @@ def fit(
 
             # Status
             if fresh and (row_due or validation_due or save_due or stopping or not world.is_asynchronous):
-                learner.check_finite()
+                state.check_finite()
             if row_due:
-                figures = learner.means()
+                figures = state.means()
                 if log:
                     log.training(step, figures, memory=world.memory())
 
             # Validate
             if validation and validation_due and not stopping:
-                stopping = not _validate(learner, validation, keeper, log, asked_to_stop)
+                stopping = not _validate(state, validation, manager, log, asked_to_stop)
 
             # Checkpoint
-            if save_due or (fresh and (done or stopping)) or keeper.should(row_due=row_due, done=done):
+            if save_due or (fresh and (done or stopping)) or manager.should(row_due=row_due, done=done):
                 if log:
                     log.flush()
-                keeper.save(learner)
+                manager.save(state)
 
             # Done?
             if stopping or done:
                 world.barrier()  # nobody leaves before all is saved
-                if keeper.failure:
-                    raise TrainingError(f"the last checkpoint could not be saved: {keeper.failure}")
+                if manager.failure:
+                    raise TrainingError(f"the last checkpoint could not be saved: {manager.failure}")
                 if not stopping:
                     if not fresh:
                         report(f"already at step {step}: nothing to train (max_updates={training.max_updates})")
@@ -76,70 +76,70 @@ def fit(
                 )
 
             # Step
-            with blamed_on("batch_size", training.batch_size, device=world.device):
-                learner.train_step(batches)
+            with explain_out_of_memory("batch_size", training.batch_size, device=world.device):
+                state.train_step(batches)
             fresh = True
             if log:
                 log.stepped()
 
 
-def _batches(learner: Learner) -> Iterator[dict[str, Any]]:
+def _batches(state: TrainState) -> Iterator[dict[str, Any]]:
     """This process's share of the batches that are left."""
-    training, world = learner.settings.training, learner.world
+    training, world = state.settings.training, state.world
     return iter(
         training_loader(
-            learner.data,
+            state.data,
             batch_size=training.batch_size,
             seed=training.seed,
-            start_step=learner.step * training.accumulate_grad_batches,
+            start_step=state.step * training.accumulate_grad_batches,
             stop_step=training.max_updates * training.accumulate_grad_batches,
-            train_crop=learner.settings.data.train_crop,
+            train_crop=state.settings.data.train_crop,
             rank=world.rank,
             world_size=world.size,
-            workers=learner.settings.data.num_workers,
+            workers=state.settings.data.num_workers,
             pin_memory=world.pins_memory,
         )
     )
 
 
 @contextlib.contextmanager
-def _logbook(
-    learner: Learner, keeper: Keeper, *, name: str, report: Callable[[str], object]
-) -> Iterator[Logbook | None]:
+def _training_logger(
+    state: TrainState, manager: CheckpointManager, *, name: str, report: Callable[[str], object]
+) -> Iterator[TrainingLogger | None]:
     """The main process's."""
-    if not learner.world.is_main:
+    if not state.world.is_main:
         yield None
         return
-    final = learner.settings.training.max_updates
+    final = state.settings.training.max_updates
     try:
-        log = Logbook(keeper.folder, name=name, start=learner.step, final=final, report=report)
+        log = TrainingLogger(manager.folder, name=name, start=state.step, final=final, report=report)
     except OSError as error:
-        raise ConfigError(f"{keeper.folder} can't be written: {error}") from None
+        raise ConfigError(f"{manager.folder} can't be written: {error}") from None
     with contextlib.closing(log):
         yield log
 
 
 def _validate(
-    learner: Learner,
+    state: TrainState,
     validation: Validation,
-    keeper: Keeper,
-    log: Logbook | None,
+    manager: CheckpointManager,
+    log: TrainingLogger | None,
     asked_to_stop: Callable[[], bool],
 ) -> bool:
     """Log the figures of the validation split and keep the best; False where it was cut short by a signal."""
-    evaluation = learner.settings.evaluation
+    evaluation = state.settings.evaluation
     with (
         log.validating() if log else contextlib.nullcontext(),
-        learner.averaged_weights() as task,
-        blamed_on("eval_batch_size", evaluation.eval_batch_size, device=learner.world.device),
+        state.averaged_weights() as task,
+        explain_out_of_memory("eval_batch_size", evaluation.eval_batch_size, device=state.world.device),
     ):
         outcome = validation.run(task, asked_to_stop=asked_to_stop)
-    learner.task.train()
+    state.task.train()
     if outcome is None:
         return False
     figures, pictures = outcome
     if log:
-        log.validation(learner.step, figures, pictures)
-        key = learner.settings.training.valid_monitor_key
-        keeper.save_best(learner, figures, earlier=log.validations.column(key, before=learner.step))
+        log.validation(state.step, figures, pictures)
+        key = state.settings.training.valid_monitor_key
+        manager.save_best(state, figures, earlier=log.validations.column(key, before=state.step))
     return True

@@ -3,12 +3,12 @@
 import torch
 from torch import Tensor, nn
 
-from tasks.base import Recipe
+from tasks.base import StepDecay
 
 
-def learning_rate(step: int, *, base: float, recipe: Recipe, warmup_steps: int) -> float:
+def learning_rate(step: int, *, base: float, decay: StepDecay, warmup_steps: int) -> float:
     """The rate of the step after ``step`` steps: nothing but the step and the configuration decide it."""
-    rate = base * recipe.decay_factor ** (step // recipe.decay_steps)
+    rate = base * decay.decay_factor ** (step // decay.decay_steps)
     return rate * min(1.0, (step + 1) / warmup_steps) if warmup_steps else rate
 
 
@@ -24,7 +24,7 @@ def update(optimizer: torch.optim.Optimizer, *, skip: Tensor) -> None:
     optimizer.step()
 
 
-class Guard:
+class NonFiniteGuard:
     """Remembers, on the device, the first step whose loss or gradient was not finite; from then on no weight changes.
 
     The host asks only when it logs, so a CUDA device is never waited for. ``overflows``: so many steps in a row may

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tasks.base import DROPOUT, Address, Task, blank_batch
-from tasks.training.optim import AveragedWeights, Guard, adam, clip, gradient_norm, learning_rate, update
+from tasks.base import DROPOUT, RandomKey, Task, blank_batch
+from tasks.training.optim import AveragedWeights, NonFiniteGuard, adam, clip, gradient_norm, learning_rate, update
 from utils import checkpoint
 from utils.augment import augment
 from utils.config.settings import Settings
@@ -21,7 +21,7 @@ from utils.randomness import seed as seed_of
 _FP16_OVERFLOWS = 20  # in a row: from the scaler's first scale to one below 1
 
 
-class Learner:
+class TrainState:
     """Everything that changes while a task trains; a checkpoint holds all of it."""
 
     def __init__(
@@ -37,7 +37,7 @@ class Learner:
         self.averaged = AveragedWeights(task.model, decay=training.ema_decay) if training.ema_decay else None
         fp16 = training.amp == "fp16"
         self.scaler = torch.amp.GradScaler(world.device.type, enabled=fp16)
-        self.guard = Guard(world.device, overflows=_FP16_OVERFLOWS if fp16 else 0)
+        self.guard = NonFiniteGuard(world.device, overflows=_FP16_OVERFLOWS if fp16 else 0)
         self.statistics = [] if world.size == 1 or world.device.type == "cuda" else running_statistics(task)
         self.term_names: list[str] = []
         self.summed = torch.zeros(0, device=world.device)  # since the last row: loss terms, gradient norm, steps
@@ -46,7 +46,7 @@ class Learner:
     def rate(self) -> float:
         """The learning rate of the next step."""
         training = self.settings.training
-        return learning_rate(self.step, base=training.lr, recipe=self.task.recipe, warmup_steps=training.warmup_steps)
+        return learning_rate(self.step, base=training.lr, decay=self.task.decay, warmup_steps=training.warmup_steps)
 
     # One step
 
@@ -59,28 +59,28 @@ class Learner:
         self.optimizer.zero_grad(set_to_none=True)
         values: list[Tensor] = []
         for part in range(parts):
-            address = self._address(part)
-            batch = self._batch(next(batches), address)
+            key = self._random_key(part)
+            batch = self._batch(next(batches), key)
             with self._gradients_shared(part == parts - 1):
                 with self.world.autocast(training.amp):
-                    terms = self.module(batch, address)
+                    terms = self.module(batch, key)
                 self.scaler.scale(torch.stack(list(terms.values())).sum() / parts).backward()
             values.append(torch.stack([term.detach().float() for term in terms.values()]))
             self.term_names = list(terms)
         self._update(self.world.mean(torch.stack(values).mean(dim=0)))
         self.step += 1
 
-    def _address(self, part: int) -> Address:
+    def _random_key(self, part: int) -> RandomKey:
         """Where the random numbers of this process's share of a batch belong."""
         training = self.settings.training
         share = training.batch_size // self.world.size
         positions = torch.arange(share, device=self.world.device) + self.world.rank * share
-        return Address(training.seed, self.step * training.accumulate_grad_batches + part, positions)
+        return RandomKey(training.seed, self.step * training.accumulate_grad_batches + part, positions)
 
-    def _batch(self, raw: dict[str, Any], address: Address) -> Batch:
+    def _batch(self, raw: dict[str, Any], key: RandomKey) -> Batch:
         batch = self.data.to_batch(raw, self.world.device)
         names = self.settings.data.augment
-        batch = augment(batch, names, seed=address.seed, step=address.step, positions=address.positions)
+        batch = augment(batch, names, seed=key.seed, step=key.step, positions=key.positions)
         if self.settings.training.channels_last:
             batch = batch._replace(
                 base=batch.base.contiguous(memory_format=torch.channels_last),
@@ -232,7 +232,7 @@ def unused_parameters(task: Task, settings: Settings, *, device: torch.device) -
     batch = blank_batch(size=_TRIAL_SIZE, length=data.sen2_amount, scale=data.sr_scale, device=device)
     task.eval()  # no statistics change
     try:
-        terms = task(batch, Address(0, 0, torch.arange(1, device=device)))
+        terms = task(batch, RandomKey(0, 0, torch.arange(1, device=device)))
         torch.stack(list(terms.values())).sum().backward()
         return [name for name, p in task.model.named_parameters() if p.requires_grad and p.grad is None]
     finally:

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from tasks.base import Address, Task, blank_batch
+from tasks.base import RandomKey, Task, blank_batch
 from utils.config.parse import flatten, to_yaml
 from utils.config.settings import Settings
 from utils.distributed import World
@@ -60,7 +60,7 @@ def _cost_of_a_sample(task: Task, settings: Settings, *, size: int) -> _Cost:
             torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor),
             World(torch.device("cpu")).autocast(settings.training.amp),
         ):
-            terms = task(inputs, Address(0, 0, torch.arange(1)))
+            terms = task(inputs, RandomKey(0, 0, torch.arange(1)))
         if task.trainable():
             torch.stack(list(terms.values())).sum().backward()
     weights = {parameter.untyped_storage().data_ptr() for parameter in task.parameters()}

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from tasks.build import build_task
-from tasks.training.state import Learner
+from tasks.training.state import TrainState
 from tests.trainings import CONFIGS, same
 from utils.config.parse import load_chain, settings_from
 from utils.config.settings import Model, Settings
@@ -28,33 +28,33 @@ def settings_of(config: str, **hparams: object) -> Settings:
     return settings
 
 
-def learner_of(settings: Settings, root: Path) -> Learner:
+def learner_of(settings: Settings, root: Path) -> TrainState:
     data = BreizhSRDataset(root, "train", sen2_amount=settings.data.sen2_amount)
     torch.manual_seed(settings.training.seed)
     world = World(torch.device("cpu"))
-    return Learner(build_task(settings), settings, data=data, world=world, report=lambda line: None)
+    return TrainState(build_task(settings), settings, data=data, world=world, report=lambda line: None)
 
 
-def trained(learner: Learner, steps: int) -> dict[str, Any]:
-    training = learner.settings.training
+def trained(state: TrainState, steps: int) -> dict[str, Any]:
+    training = state.settings.training
     batches = iter(
         training_loader(
-            learner.data,
+            state.data,
             batch_size=training.batch_size,
             seed=training.seed,
-            start_step=learner.step * training.accumulate_grad_batches,
+            start_step=state.step * training.accumulate_grad_batches,
             stop_step=STEPS * training.accumulate_grad_batches,
-            train_crop=learner.settings.data.train_crop,
+            train_crop=state.settings.data.train_crop,
         )
     )
     for _ in range(steps):
-        learner.train_step(batches)
-    return saved_and_read(learner)
+        state.train_step(batches)
+    return saved_and_read(state)
 
 
-def saved_and_read(learner: Learner) -> dict[str, Any]:
+def saved_and_read(state: TrainState) -> dict[str, Any]:
     file = io.BytesIO()
-    torch.save(learner.content(), file)
+    torch.save(state.content(), file)
     file.seek(0)
     return torch.load(file, weights_only=True)
 
@@ -99,15 +99,15 @@ def test_a_restored_optimiser_takes_on_the_memory_format(tiny_data: Path) -> Non
 
 @pytest.mark.parametrize("amp", ["off", "bf16", "fp16"])
 def test_what_is_not_finite_changes_no_weight(tiny_data: Path, amp: str) -> None:
-    learner = learner_of(settings_of("rrdb", amp=amp, ema_decay=0.9), tiny_data)
-    trained(learner, 1)
-    learner.check_finite()
-    before = saved_and_read(learner)
+    state = learner_of(settings_of("rrdb", amp=amp, ema_decay=0.9), tiny_data)
+    trained(state, 1)
+    state.check_finite()
+    before = saved_and_read(state)
     with torch.no_grad():
-        learner.parameters[0][0, 0, 0, 0] = torch.nan
-    poisoned = [parameter.detach().clone() for parameter in learner.parameters]
-    trained(learner, 2)
-    for parameter, value in zip(learner.parameters, poisoned, strict=True):
+        state.parameters[0][0, 0, 0, 0] = torch.nan
+    poisoned = [parameter.detach().clone() for parameter in state.parameters]
+    trained(state, 2)
+    for parameter, value in zip(state.parameters, poisoned, strict=True):
         assert (
             torch.equal(
                 parameter,
@@ -117,22 +117,22 @@ def test_what_is_not_finite_changes_no_weight(tiny_data: Path, amp: str) -> None
         )
         assert torch.equal(parameter.nan_to_num(7.0), value.nan_to_num(7.0))
     for index, entry in before["optimizer_states"][0]["state"].items():
-        now = learner.optimizer.state_dict()["state"][index]
+        now = state.optimizer.state_dict()["state"][index]
         assert torch.equal(now["exp_avg"], entry["exp_avg"]), "neither does the optimiser take it in"
         assert now["step"] == entry["step"]
     with pytest.raises(TrainingError, match=r"step 2 \(l1 nan, gradient norm nan\), samples \d+, \d+;"):
-        learner.check_finite()
+        state.check_finite()
 
 
 def test_gradients_that_overflow_for_ever_stop_fp16(tiny_data: Path) -> None:
-    learner = learner_of(settings_of("rrdb", amp="fp16"), tiny_data)
-    learner.guard.watch(0, torch.ones(1), torch.tensor(torch.inf))
-    learner.check_finite()  # the scaler's business
+    state = learner_of(settings_of("rrdb", amp="fp16"), tiny_data)
+    state.guard.watch(0, torch.ones(1), torch.tensor(torch.inf))
+    state.check_finite()  # the scaler's business
     for step in range(1, 30):
-        learner.guard.watch(step, torch.ones(1), torch.tensor(torch.inf))
-    learner.term_names = ["l1"]
+        state.guard.watch(step, torch.ones(1), torch.tensor(torch.inf))
+    state.term_names = ["l1"]
     with pytest.raises(TrainingError, match=r"step 21 \(l1 1, gradient norm inf\)"):
-        learner.check_finite()
+        state.check_finite()
 
 
 def test_batches_of_a_step_add_up(tiny_data: Path) -> None:
@@ -145,27 +145,27 @@ def test_batches_of_a_step_add_up(tiny_data: Path) -> None:
 
 
 def test_averaged_weights_follow_the_weights(tiny_data: Path) -> None:
-    learner = learner_of(settings_of("hr_ltae", ema_decay=0.6), tiny_data)
-    expected = {name: value.double() for name, value in learner.task.model.state_dict().items()}
+    state = learner_of(settings_of("hr_ltae", ema_decay=0.6), tiny_data)
+    expected = {name: value.double() for name, value in state.task.model.state_dict().items()}
     for step in range(1, 5):
-        trained(learner, 1)
+        trained(state, 1)
         decay = min(0.6, (1 + step) / (10 + step))
-        for name, value in learner.task.model.state_dict().items():
+        for name, value in state.task.model.state_dict().items():
             average = value.is_floating_point()
             expected[name] = decay * expected[name] + (1 - decay) * value if average else value.double()
-    assert learner.averaged is not None
-    for name, value in learner.averaged.state.items():
+    assert state.averaged is not None
+    for name, value in state.averaged.state.items():
         assert torch.allclose(value.double(), expected[name], rtol=1e-5, atol=1e-7), name
-    own = saved_and_read(learner)
-    with learner.averaged_weights() as task:
-        assert same(dict(task.model.state_dict()), dict(learner.averaged.state))
-    assert same(saved_and_read(learner), own)
+    own = saved_and_read(state)
+    with state.averaged_weights() as task:
+        assert same(dict(task.model.state_dict()), dict(state.averaged.state))
+    assert same(saved_and_read(state), own)
 
 
 def test_losses_say_what_they_are_made_of(tiny_data: Path) -> None:
-    learner = learner_of(settings_of("srdiff", fix_rrdb=False, aux_ssim_loss=True, warmup_steps=10), tiny_data)
-    trained(learner, 2)
-    means = learner.means()
+    state = learner_of(settings_of("srdiff", fix_rrdb=False, aux_ssim_loss=True, warmup_steps=10), tiny_data)
+    trained(state, 2)
+    means = state.means()
     assert list(means) == ["loss", "q", "aux_l1", "aux_ssim", "grad_norm", "lr"]
     assert means["loss"] == pytest.approx(means["q"] + means["aux_l1"] + means["aux_ssim"])
     assert means["lr"] == pytest.approx(0.001 * 2 / 10)

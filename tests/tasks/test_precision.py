@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tasks.base import Recipe
+from tasks.base import StepDecay
 from tasks.build import build_task
 from tasks.training.optim import learning_rate
-from tasks.training.state import Learner
+from tasks.training.state import TrainState
 from tests.tasks.test_learner import learner_of, settings_of, trained
 from tests.trainings import Experiments, same
 from utils.checkpoint import file_name, write
@@ -54,23 +54,23 @@ def test_mixed_precision(experiments: Experiments, plain: Experiments, config: s
 @pytest.mark.parametrize("config", ["rrdb", "hr_ltae", "srdiff"])
 def test_where_precision_matters_it_stays(tiny_data: Path, config: str) -> None:
     """The network computes in bf16; the noise's arithmetic, the losses, the gradients and the optimiser in float32."""
-    learner = learner_of(settings_of(config, amp="bf16", fix_rrdb=False, aux_ssim_loss=True), tiny_data)
+    state = learner_of(settings_of(config, amp="bf16", fix_rrdb=False, aux_ssim_loss=True), tiny_data)
     seen: dict[str, set[torch.dtype]] = {"network": set(), "input": set(), "terms": set()}
 
     def watch_network(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         seen["network"].add(output.dtype)
 
-    for module in learner.task.modules():
+    for module in state.task.modules():
         if isinstance(module, nn.Conv2d):
             module.register_forward_hook(watch_network)
     if config == "srdiff":
-        learner.task.model.denoise_fn.register_forward_hook(lambda _, inputs, out: seen["input"].add(inputs[0].dtype))
-    learner.task.register_forward_hook(lambda _, inputs, terms: seen["terms"].update(t.dtype for t in terms.values()))
-    trained(learner, 1)
+        state.task.model.denoise_fn.register_forward_hook(lambda _, inputs, out: seen["input"].add(inputs[0].dtype))
+    state.task.register_forward_hook(lambda _, inputs, terms: seen["terms"].update(t.dtype for t in terms.values()))
+    trained(state, 1)
     assert seen["network"] == {torch.bfloat16}
     assert seen["terms"] == {torch.float32}
     assert seen["input"] <= {torch.float32}
-    assert all(parameter.grad is None or parameter.grad.dtype == torch.float32 for parameter in learner.parameters)
+    assert all(parameter.grad is None or parameter.grad.dtype == torch.float32 for parameter in state.parameters)
 
 
 def test_averaged_weights_are_evaluated(experiments: Experiments) -> None:
@@ -139,7 +139,7 @@ def test_the_learning_rate_is_a_function_of_the_step(experiments: Experiments) -
     experiments.train("rates", **options).succeeded()
     base = [1e-3 * 0.5 ** (step // 5) * min(1, (step + 1) / 3) for step in range(12)]
     assert losses(experiments, "rates", "lr") == pytest.approx(base)
-    assert learning_rate(10, base=1.0, recipe=Recipe(5, 0.7), warmup_steps=0) == pytest.approx(0.49)
+    assert learning_rate(10, base=1.0, decay=StepDecay(5, 0.7), warmup_steps=0) == pytest.approx(0.49)
 
 
 def test_gradients_are_clipped(tiny_data: Path) -> None:
@@ -185,8 +185,8 @@ def test_initial_weights_depend_on_the_seed_alone(tiny_data: Path) -> None:
 
 def test_one_view_needs_no_fusion(tiny_data: Path) -> None:
     """Parameters without a gradient stay as they are."""
-    learner = learner_of(settings_of("hr_ltae", sen2_amount=1), tiny_data)
-    assert isinstance(learner, Learner)
-    assert build_task(learner.settings).trainable()
-    trained(learner, 2)
-    learner.check_finite()
+    state = learner_of(settings_of("hr_ltae", sen2_amount=1), tiny_data)
+    assert isinstance(state, TrainState)
+    assert build_task(state.settings).trainable()
+    trained(state, 2)
+    state.check_finite()

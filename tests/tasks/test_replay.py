@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from tasks.base import Address, Task, series_of
+from tasks.base import RandomKey, Task, series_of
 from tasks.build import build_task
 from tasks.srdiff import SRDiffTask
 from tasks.training.optim import adam, learning_rate
@@ -59,7 +59,7 @@ def losses_of(task: Task, replay: dict[str, Any], step: int, *, dtype: torch.dty
             loss_type=task.loss_type,
         )
     else:
-        terms = task(batch, Address(0, step, batch.indices))
+        terms = task(batch, RandomKey(0, step, batch.indices))
     return torch.stack(list(terms.values())).sum()
 
 
@@ -71,7 +71,7 @@ def replayed(golden: Golden, name: str, *, dtype: torch.dtype = torch.float32) -
     losses, first_gradients = [], {}
     for step in range(len(replay["outputs"]["losses"])):
         for group in optimizer.param_groups:
-            group["lr"] = learning_rate(step, base=lr, recipe=task.recipe, warmup_steps=0)
+            group["lr"] = learning_rate(step, base=lr, decay=task.decay, warmup_steps=0)
         assert optimizer.param_groups[0]["lr"] == pytest.approx(replay["outputs"]["lr_after"][step])
         optimizer.zero_grad()
         loss = losses_of(task, replay, step, dtype=dtype)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from tests.golden import Golden
 from utils.errors import DataError
-from utils.metrics.pixel import measure, shift_mae, to_integers
+from utils.metrics.pixel import measure, shift_mae, to_uint8
 
 
 def pair(seed: int, height: int, width: int, *, noise: float, batch: int = 2) -> tuple[Tensor, Tensor]:
@@ -103,16 +103,16 @@ def test_large_images_are_exact() -> None:
 
 def test_to_integers_rounds_and_clips() -> None:
     x = torch.tensor([-3.0, -1.0, 0.0, 1.0, 3.0, 1 / 127.5 - 1, 0.499 / 127.5 - 1])
-    assert to_integers(x).tolist() == [0, 0, 128, 255, 255, 1, 0]
-    assert to_integers(x).dtype == torch.uint8
+    assert to_uint8(x).tolist() == [0, 0, 128, 255, 255, 1, 0]
+    assert to_uint8(x).dtype == torch.uint8
     as_is = torch.tensor([3, 250], dtype=torch.uint8)
-    assert to_integers(as_is) is as_is
+    assert to_uint8(as_is) is as_is
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
 def test_numbers_that_are_not_finite_are_an_error(bad: float) -> None:
     with pytest.raises(DataError, match="not finite"):
-        to_integers(torch.tensor([0.0, bad]))
+        to_uint8(torch.tensor([0.0, bad]))
 
 
 def test_sizes_must_agree() -> None:

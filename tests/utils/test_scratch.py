@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tasks.scenes.tile_store import Scratch
+from tasks.scenes.tile_store import TileStore
 from utils.errors import DataError
 
 RECORD = np.dtype([("image", "<u2", (2, 3)), ("flag", "u1")])
@@ -17,8 +17,8 @@ def record(value: int) -> np.ndarray:
     return made
 
 
-def opened(folder: Path, *, work: str = "a", first: bool = True) -> Scratch:
-    return Scratch(folder, record=RECORD, work={"of": work}, first=first)
+def opened(folder: Path, *, work: str = "a", first: bool = True) -> TileStore:
+    return TileStore(folder, record=RECORD, work={"of": work}, first=first)
 
 
 def test_records_come_back_and_count_once_written(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tasks.scenes.tiling import Layout, in_batches, overlap_for, plan
+from tasks.scenes.tiling import Layout, overlap_for, plan, run_in_batches
 from utils.errors import ConfigError, TrainingError
 from utils.geo.windows import ALIGNMENT, Box, Span, mirrored
 
@@ -112,7 +112,7 @@ def test_batches_shrink_until_they_fit(items: list[int], batch: int, fits: int) 
             raise torch.OutOfMemoryError("CUDA out of memory")
         done.extend(part)
 
-    left = in_batches(compute, items, batch=batch, smaller=heard.append)
+    left = run_in_batches(compute, items, batch=batch, smaller=heard.append)
     assert done == items
     assert left == (heard[-1] if heard else batch)
     assert all(b < a for a, b in itertools.pairwise([batch, *heard]))
@@ -124,7 +124,7 @@ def test_one_that_never_fits_is_an_error_for_people(words: str) -> None:
         raise RuntimeError(words)
 
     with pytest.raises(TrainingError, match="--tile"):
-        in_batches(compute, [1, 2, 3], batch=4, smaller=lambda size: None)
+        run_in_batches(compute, [1, 2, 3], batch=4, smaller=lambda size: None)
 
 
 def test_other_errors_pass() -> None:
@@ -132,4 +132,4 @@ def test_other_errors_pass() -> None:
         raise RuntimeError("shapes don't match")
 
     with pytest.raises(RuntimeError, match="shapes"):
-        in_batches(compute, [1, 2], batch=2, smaller=lambda size: None)
+        run_in_batches(compute, [1, 2], batch=2, smaller=lambda size: None)

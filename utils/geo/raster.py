@@ -20,7 +20,7 @@ from rasterio.warp import transform_bounds
 from rasterio.windows import Window, from_bounds
 
 from utils.errors import ConfigError, DataError
-from utils.files import written_aside
+from utils.files import atomic_write
 from utils.geo.acquisitions import GDAL_ERRORS, Acquisition, Band, Note, open_raster
 from utils.geo.clouds import (
     BRIGHT_MARGIN,
@@ -312,7 +312,7 @@ class CogWriter:
                 self._writer.close()
             if error is None:
                 predictor = "FLOATING_POINT" if np.dtype(self._raster.dtype).kind == "f" else "STANDARD"
-                with self._errors(), written_aside(self._path) as aside:
+                with self._errors(), atomic_write(self._path) as aside:
                     rasterio.shutil.copy(
                         self._aside, aside, driver="COG", compress="DEFLATE", level=3, predictor=predictor,
                         blocksize=BLOCK, overview_resampling="AVERAGE", bigtiff="IF_SAFER", num_threads="ALL_CPUS",

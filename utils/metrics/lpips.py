@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from utils.errors import CheckpointError
-from utils.files import written_aside
+from utils.files import atomic_write
 
 TAPS = (1, 4, 7, 9, 11)  # AlexNet's five ReLUs
 WIDTHS = (64, 192, 384, 256, 256)
@@ -139,7 +139,7 @@ def _download(url: str, file: Path) -> bool:
     try:
         with (
             urllib.request.urlopen(url, timeout=TIMEOUT) as answer,
-            written_aside(file) as aside,
+            atomic_write(file) as aside,
             aside.open("wb") as target,
         ):
             while block := answer.read(1 << 20):

@@ -16,7 +16,7 @@ SHIFT_BORDER = 3  # pixels by which two images may be shifted against each other
 _BAND_ELEMENTS = 1 << 19  # what `shift_mae` compares at a time: 2 MB, which stays in a core's cache
 
 
-def to_integers(x: Tensor) -> Tensor:
+def to_uint8(x: Tensor) -> Tensor:
     """Images in [-1, 1] as uint8 0..255, what lies outside clipped; uint8 images are given back as they are."""
     if x.dtype == torch.uint8:
         return x
@@ -40,7 +40,7 @@ def measure(sr: Tensor, hr: Tensor) -> dict[str, Tensor]:
             f"metrics need two batches of images of one size of at least {SSIM_WINDOW}x{SSIM_WINDOW} pixels,"
             f" not {tuple(sr.shape)} and {tuple(hr.shape)}"
         )
-    x, y = to_integers(sr).float(), to_integers(hr).float()
+    x, y = to_uint8(sr).float(), to_uint8(hr).float()
     error = x - y
     mse = mean_of_image(error.square())
     return {
@@ -139,7 +139,7 @@ def extended(sr: Tensor, hr: Tensor, *, lr_nearest: Tensor, hr_sensor: Tensor) -
             f"metrics need result, truth and sensor's truth of one size of over {2 * SHIFT_BORDER} pixels,"
             f" and an input that is smaller by a whole number, not {shapes}"
         )
-    sr, hr, lr_nearest, hr_sensor = (to_integers(images) for images in (sr, hr, lr_nearest, hr_sensor))
+    sr, hr, lr_nearest, hr_sensor = (to_uint8(images) for images in (sr, hr, lr_nearest, hr_sensor))
     cpsnr, shift_psnr = shift_tolerant_psnrs(sr, hr)
     return {
         "cpsnr": cpsnr,
