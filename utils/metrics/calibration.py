@@ -1,0 +1,102 @@
+"""Whether a stated uncertainty is the error that is made: ranks, coverage, spread against error, CRPS.
+
+After Gneiting and Raftery, *Strictly proper scoring rules, prediction, and estimation*, JASA 2007, and Fortin et al.,
+*Why should ensemble spread match the RMSE of the ensemble mean?*, Journal of Hydrometeorology 2014.
+"""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+LEVELS_OF_COVERAGE = (0.5, 0.68, 0.9)
+
+
+def rank_histogram(samples: Tensor, truth: Tensor) -> Tensor:
+    """How often the truth takes each rank among the samples: flat where the samples are distributed as the truth.
+
+    Args:
+        samples: (k, ...).
+        truth: (...). Equal samples share its ranks evenly.
+
+    Returns:
+        (k + 1,) float64, shares that add up to 1.
+    """
+    below = (samples < truth).sum(dim=0).flatten()  # (N,): the lowest rank that the truth can take
+    ties = (samples == truth).sum(dim=0).flatten()
+    weight = 1 / (ties + 1).double()
+    steps = weight.new_zeros(len(samples) + 2)  # differences of the histogram
+    steps.index_add_(0, below, weight).index_add_(0, below + ties + 1, -weight)
+    return steps.cumsum(dim=0)[:-1] / max(1, truth.numel())
+
+
+def coverage(error: Tensor, deviation: Tensor, *, levels: Sequence[float] = LEVELS_OF_COVERAGE) -> Tensor:
+    """The shares of errors that lie within the central intervals of normal distributions.
+
+    Args:
+        error: result minus truth, any shape.
+        deviation: the standard deviations that are stated for them, likewise.
+        levels: the probabilities of the intervals.
+
+    Returns:
+        (levels,) float64: the levels themselves where the deviations are right and the errors normal.
+    """
+    quantiles = [normal_quantile(level) for level in levels]
+    return torch.stack([(error.abs() <= quantile * deviation).double().mean() for quantile in quantiles])
+
+
+def normal_quantile(level: float) -> float:
+    """Half the width, in standard deviations, of a normal distribution's central interval of a probability."""
+    return math.sqrt(2) * float(torch.special.erfinv(torch.tensor(level, dtype=torch.float64)))
+
+
+def spread_to_error(samples: Tensor, truth: Tensor) -> Tensor:
+    """Root mean variance of k samples over the root mean square error of their mean, () float64; 1 is right.
+
+    Args:
+        samples: (k, ...), k at least 2.
+        truth: (...).
+    """
+    k = len(samples)
+    error = (samples.mean(dim=0) - truth).square().mean(dtype=torch.float64)
+    variance = samples.var(dim=0).mean(dtype=torch.float64)
+    return ((k + 1) / k * variance / error).sqrt()  # a mean of k errs by 1 / k of the variance, too
+
+
+def crps_of_samples(samples: Tensor, truth: Tensor) -> Tensor:
+    """Continuous ranked probability score of an ensemble, without bias in its size: (k, ...), (...) -> (...).
+
+    E|X - y| - E|X - X'| / 2 (Gneiting and Raftery, equation 21), over pairs of different samples.
+    """
+    k = len(samples)
+    ordered = samples.sort(dim=0).values
+    weights = torch.arange(1 - k, k, 2, device=samples.device, dtype=samples.dtype)  # Σ_i<j (x_j - x_i) = Σ_i w_i x_i
+    pairs = torch.tensordot(weights, ordered, dims=1)
+    return (samples - truth).abs().mean(dim=0) - pairs / (k * (k - 1))
+
+
+def crps_of_normal(error: Tensor, deviation: Tensor) -> Tensor:
+    """CRPS of normal distributions with these errors of the mean and standard deviations, elementwise."""
+    z = error / deviation
+    density = torch.exp(-z.square() / 2) / math.sqrt(2 * math.pi)
+    return deviation * (z * (2 * torch.special.ndtr(z) - 1) + 2 * density - 1 / math.sqrt(math.pi))
+
+
+def crps_of_laplace(error: Tensor, scale: Tensor) -> Tensor:
+    """CRPS of Laplace distributions with these errors of the median and scales, elementwise."""
+    z = (error / scale).abs()
+    return scale * (z + torch.exp(-z) - 0.75)
+
+
+def fitted_factor(error: Tensor, deviation: Tensor, *, level: float = 0.9) -> float:
+    """The factor on the deviations with which a normal distribution's interval covers its share of the errors.
+
+    Args:
+        error: result minus truth, (N,).
+        deviation: the standard deviations that are stated for them, (N,).
+        level: the probability of the interval.
+    """
+    ratio = (error.abs() / deviation).nan_to_num(nan=0.0).flatten()
+    rank = min(max(1, math.ceil(level * ratio.numel())), ratio.numel())
+    return float(ratio.kthvalue(rank).values) / normal_quantile(level)
