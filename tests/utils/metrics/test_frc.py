@@ -33,7 +33,7 @@ def test_detail_that_is_replaced_beyond_a_frequency(cut: float) -> None:
     sums = ring_sums(torch.from_numpy(mixed), torch.from_numpy(truth))
     for threshold in (1 / 7, 0.5):
         found = float(resolution(sums, threshold=threshold, pixel_size=2.5))
-        assert found == pytest.approx(2.5 / (2 * cut), rel=0.04)
+        assert 2.5 / (2 * found) == pytest.approx(cut, abs=1.5 / 264)  # one and a half rings
 
 
 def test_planted_cases() -> None:
