@@ -8,10 +8,7 @@ from torch import Tensor, nn
 from models.samplers import Callback, Noise
 from models.series import Series
 from utils.dataloader import Batch
-from utils.randomness import bits, normal_images
-
-# Streams of random numbers: what is drawn for one use never meets what is drawn for another.
-TIMES, NOISE, SAMPLING, DROPOUT = 1, 2, 3, 4
+from utils.randomness import Stream, normal_images
 
 
 class RandomKey(NamedTuple):
@@ -88,9 +85,8 @@ def sampling_noise(keys: Tensor, *, seed: int, samples: int) -> Noise:
     """Noise as a function of (seed, image key, sample, time), whatever the batch. keys: (B,)."""
     image = keys.repeat_interleave(samples)  # (B * samples,)
     sample = torch.arange(samples, device=keys.device).repeat(len(keys))
-    sources = bits(image, sample)
 
     def noise(time: int, shape: torch.Size) -> Tensor:
-        return normal_images(sources, (shape[1], shape[2], shape[3]), SAMPLING, seed, time)
+        return normal_images(Stream.SAMPLING, image, sample, seed, time, shape=shape[1:])
 
     return noise

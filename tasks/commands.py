@@ -28,7 +28,7 @@ from utils.dataloader import BreizhSRDataset
 from utils.distributed import World, explain_out_of_memory
 from utils.errors import CheckpointError, ConfigError, DataError, UserError
 from utils.metrics.lpips import load_lpips
-from utils.randomness import seed as seed_of
+from utils.randomness import Stream, seed_of
 
 
 def reporter(world: World) -> Report:
@@ -92,7 +92,7 @@ def train(options: argparse.Namespace, world: World) -> None:
         move_aside(experiment.folder, report=report)
     with _lock(experiment, world):
         is_new = world.from_main(is_empty(experiment.folder))
-        torch.manual_seed(seed_of(training.seed))  # initial weights
+        torch.manual_seed(seed_of(Stream.WEIGHTS, training.seed))  # initial weights
         if is_new:
             task, settings, sources = _new_task(settings, report=report)
         else:

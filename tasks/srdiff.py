@@ -8,11 +8,11 @@ from torch import Tensor, nn
 from models.diffusion import LossType, SRDiff
 from models.samplers import Callback, Noise, Sampler, Spacing, ddim, ddpm, dpmpp_2m, time_grid
 from models.series import Series
-from tasks.base import NOISE, TIMES, RandomKey, Result, StepDecay, Task, series_of
+from tasks.base import RandomKey, Result, StepDecay, Task, series_of
 from utils.config.settings import Diffusion
 from utils.dataloader import Batch
 from utils.errors import ConfigError
-from utils.randomness import integers, normal_images
+from utils.randomness import Stream, integers, normal_images
 
 SAMPLERS = {"ddpm": ddpm, "dpmpp_2m": dpmpp_2m}  # ddim besides, which has an option
 # Steps are wanted where the image changes, near t = 0; ddim's errors grow there. Measured: benchmarks/quality.py.
@@ -65,10 +65,8 @@ class SRDiffTask(Task):
         self.preview_sampler = build_sampler("ddpm", timesteps=timesteps, steps=self.preview_steps)
 
     def forward(self, batch: Batch, key: RandomKey) -> dict[str, Tensor]:
-        _, channels, height, width = batch.hr.shape
-        positions = key.positions
-        t = integers(self.model.schedule.timesteps, positions, TIMES, key.seed, key.step)  # (B,)
-        noise = normal_images(positions, (channels, height, width), NOISE, key.seed, key.step)
+        t = integers(Stream.TIMES, key.seed, key.step, key.positions, high=self.model.schedule.timesteps)  # (B,)
+        noise = normal_images(Stream.NOISE, key.positions, key.seed, key.step, shape=batch.hr.shape[1:])
         return self.model.training_losses(
             series_of(batch),
             batch.hr,

@@ -6,9 +6,8 @@ import torch
 from torch import Tensor
 
 from utils.dataloader import Batch
-from utils.randomness import bits, integers
+from utils.randomness import Stream, bits, integers
 
-_FLIP_X, _FLIP_Y, _TURN, _DROP, _SHUFFLE = 101, 102, 103, 104, 105
 _DROPPED = 4  # each acquisition but the nearest is dropped with probability 1/4
 
 
@@ -20,25 +19,25 @@ def augment(batch: Batch, names: Collection[str], *, seed: int, step: int, posit
     positions: (B,) of the samples in the global batch.
     """
 
-    def drawn(high: int, purpose: int) -> Tensor:
+    def drawn(stream: Stream, high: int) -> Tensor:
         """A number in [0, high) for each sample, (B,)."""
-        return integers(high, positions, purpose, seed, step)
+        return integers(stream, seed, step, positions, high=high)
 
     if "flips" in names:
-        batch = _where(drawn(2, _FLIP_X) == 1, batch, lambda x: x.flip(-1))
-        batch = _where(drawn(2, _FLIP_Y) == 1, batch, lambda x: x.flip(-2))
+        batch = _where(drawn(Stream.FLIP_X, 2) == 1, batch, lambda x: x.flip(-1))
+        batch = _where(drawn(Stream.FLIP_Y, 2) == 1, batch, lambda x: x.flip(-2))
     if "turns" in names:
-        quarters = drawn(4, _TURN)
+        quarters = drawn(Stream.TURN, 4)
         batch = _where(quarters % 2 == 1, batch, lambda x: x.rot90(1, (-2, -1)))
         batch = _where(quarters >= 2, batch, lambda x: x.rot90(2, (-2, -1)))
     length = batch.lr.shape[1]
     each = torch.arange(length, device=positions.device)  # (T,)
     if "drop_dates" in names and length > 1:
-        dropped = integers(_DROPPED, positions[:, None], each, _DROP, seed, step) == 0  # (B, T)
+        dropped = integers(Stream.DROP_DATES, seed, step, positions[:, None], each, high=_DROPPED) == 0  # (B, T)
         dropped &= each != batch.near[:, None]
         batch = _pad(batch, batch.mask & ~dropped)
     if "shuffle_dates" in names and length > 1:
-        drawn_places = bits(positions[:, None], each, _SHUFFLE, seed, step)  # (B, T)
+        drawn_places = bits(Stream.SHUFFLE_DATES, seed, step, positions[:, None], each)  # (B, T)
         order = drawn_places.masked_fill(~batch.mask, torch.iinfo(torch.int64).max).argsort(dim=1, stable=True)
         batch = _reorder(batch, order)
     return batch

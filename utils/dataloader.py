@@ -22,7 +22,7 @@ from utils.radiometry import (
     normalise_lr,
     reflectance,
 )
-from utils.randomness import bits, integers
+from utils.randomness import Stream, bits, integers
 from utils.signals import worker_init
 from utils.store import Key, Store, prepared_folder
 
@@ -32,8 +32,6 @@ Address = tuple[int, Crop | None]  # a position in the split, and a part of the 
 
 _AT_ONCE = 2  # samples that a CPU makes at a time: measured
 _MARGIN = 2  # pixels around a crop that bicubic interpolation reaches for
-_ORDER = 1  # first part of the address of the samples' order
-_CROP = 2  # and of the crops
 
 
 class Batch(NamedTuple):
@@ -259,13 +257,13 @@ class _TrainingOrder(Sampler[list[Address]]):
         if not self._crop:
             return None
         places = self._lr_size - self._crop + 1
-        top, left = integers(places, _CROP, self._seed, step, index, torch.arange(2)).tolist()
+        top, left = integers(Stream.CROP, self._seed, step, index, torch.arange(2), high=places).tolist()
         return top, left, self._crop
 
 
 def permutation(size: int, *, seed: int, epoch: int) -> Tensor:
     """The order of the samples in one epoch, (size,)."""
-    return bits(_ORDER, seed, epoch, torch.arange(size)).argsort(stable=True)
+    return bits(Stream.ORDER, seed, epoch, torch.arange(size)).argsort(stable=True)
 
 
 def training_positions(size: int, samples: Iterable[int], *, seed: int) -> Iterator[int]:

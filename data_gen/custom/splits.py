@@ -8,13 +8,12 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from utils.errors import DataError
-from utils.randomness import bits
+from utils.randomness import Stream, bits
 
 SPLITS = ("train", "val", "test")
 BLOCKS = (8, 4, 2, 1)  # patches along a block's side that are tried
 _DRAWS = 32  # assignments of blocks that are tried for each size
 _MOST_CELLS = 50_000_000  # of the rectangle around all places
-_STREAM = 8  # first part of the address of the draws
 
 Cell = tuple[int, int]  # row and column of a patch in the grid
 
@@ -66,7 +65,7 @@ def _draw(
     height, width = (-(-side // block) for side in counts.shape)
     padded = np.pad(counts, [(0, height * block - counts.shape[0]), (0, width * block - counts.shape[1])])
     sizes = padded.reshape(height, block, width, block).sum((1, 3))  # (blocks down, blocks right)
-    order = bits(_STREAM, seed, draw, torch.arange(sizes.size)).argsort(stable=True).numpy()
+    order = bits(Stream.SPLITS, seed, draw, torch.arange(sizes.size)).argsort(stable=True).numpy()
     missing = {split: share * int(counts.sum()) for split, share in wanted.items()}
     chosen = np.full(sizes.size, -1, dtype=np.int8)
     filled = order[sizes.ravel()[order] > 0]

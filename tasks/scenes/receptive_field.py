@@ -10,7 +10,7 @@ from models.diffusion import SRDiff
 from models.samplers import Sampler
 from models.series import Backbone, Prediction, Series
 from utils.radiometry import bicubic
-from utils.randomness import normal, normal_images
+from utils.randomness import Stream, normal, normal_images
 
 TOLERANCE = 2 / 255 / 255  # 1/255 of a grey level, where [-1, 1] has 255
 SAMPLED_TOLERANCE = 2 / 255 / 50  # sampling is costly, and each step looks further: 1/50 of a grey level
@@ -53,7 +53,7 @@ def sampling_radius(model: SRDiff, *, sampler: Sampler, amount: int, channels: i
 
     def noise(step: int, shape: torch.Size) -> Tensor:
         """The same noise at the same place: the part that is compared ends where the whole does."""
-        return normal_images(key, (channels, side, side), step)[..., -shape[2] :, -shape[3] :]
+        return normal_images(Stream.TRIAL, key, step, shape=(channels, side, side))[..., -shape[2] :, -shape[3] :]
 
     def forward(series: Series) -> Tensor:
         return measured.sample(series._replace(base=series.base.float()), sampler=sampler, noise=noise)[0].clamp(-1, 1)
@@ -122,6 +122,8 @@ def _landscape(amount: int, channels: int, size: int) -> Tensor:
     image = torch.zeros(1, amount, channels, size, size)
     for octave in range(4):
         side = -(-size // 2**octave)
-        noise = normal(torch.arange(amount * channels * side * side), octave).view(1, amount, channels, side, side)
+        noise = normal(Stream.TRIAL, octave, torch.arange(amount * channels * side * side)).view(
+            1, amount, channels, side, side
+        )
         image += bicubic(noise, scale=2**octave)[..., :size, :size] * 0.15 * (octave + 1) ** 0.5
     return image.clamp(-1, 1)

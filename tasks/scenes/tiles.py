@@ -17,9 +17,8 @@ from tasks.scenes.tiling import Layout, run_in_batches
 from utils.geo.clouds import grow
 from utils.geo.windows import Box, Span, align_down, align_up
 from utils.radiometry import bicubic, denormalise_lr, normalise_lr
-from utils.randomness import normal_images
+from utils.randomness import Stream, normal_images
 
-SCENES = 4  # the stream of random numbers of scenes
 REFLECTANCE = 10000  # digital number of reflectance 1 in results
 NODATA = 0
 UNSEEN, OBSERVED, FILLED = 0, 1, 2  # flags
@@ -203,9 +202,20 @@ class Tiles:
         origins = [work.box.times(self._predictor.scale) for work in batch]
 
         def noise(step: int, shape: torch.Size) -> Tensor:
-            image = (shape[1], shape[2], shape[3])
-            places = ((box.rows.start, box.columns.start) for box in origins)
-            return torch.cat([normal_images(key, image, SCENES, self._seed, step, row=y, column=x) for y, x in places])
+            return torch.cat(
+                [
+                    normal_images(
+                        Stream.SCENES,
+                        key,
+                        self._seed,
+                        step,
+                        shape=shape[1:],
+                        row=box.rows.start,
+                        column=box.columns.start,
+                    )
+                    for box in origins
+                ]
+            )
 
         return noise
 

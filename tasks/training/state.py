@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tasks.base import DROPOUT, RandomKey, Task, blank_batch
+from tasks.base import RandomKey, Task, blank_batch
 from tasks.training.optim import AveragedWeights, NonFiniteGuard, adam, clip, gradient_norm, learning_rate, update
 from utils import checkpoint
 from utils.augment import augment
@@ -16,7 +16,7 @@ from utils.config.settings import Settings
 from utils.dataloader import Batch, BreizhSRDataset, training_positions
 from utils.distributed import World
 from utils.errors import CheckpointError, TrainingError
-from utils.randomness import seed as seed_of
+from utils.randomness import Stream, seed_of
 
 _FP16_OVERFLOWS = 20  # in a row: from the scaler's first scale to one below 1
 
@@ -53,7 +53,7 @@ class TrainState:
     def train_step(self, batches: Iterator[dict[str, Any]]) -> None:
         """``accumulate_grad_batches`` batches, one update of the weights."""
         training, parts = self.settings.training, self.settings.training.accumulate_grad_batches
-        torch.manual_seed(seed_of(training.seed, DROPOUT, self.step, self.world.rank))  # dropout draws from it
+        torch.manual_seed(seed_of(Stream.DROPOUT, training.seed, self.step, self.world.rank))  # dropout draws from it
         for group in self.optimizer.param_groups:
             group["lr"] = self.rate
         self.optimizer.zero_grad(set_to_none=True)
