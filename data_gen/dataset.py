@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from torch import Tensor
 
-from data_gen.pickled_table import Key, Table, read_table
+from data_gen.pickled_table import read_pickled_table
 from utils.errors import DataError
-from utils.store import BANDS, SCALES, SPLIT_NAME, Geometry
+from utils.store import BANDS, SCALES, SPLIT_NAME, Geometry, Key
 
 SELECTIONS = ("nearest", "first")
 GDAL_OPTIONS = {  # one file is one open: no listing of folders, no sidecar files, no threads
@@ -105,22 +105,25 @@ def read_rows(paths: Sequence[Path]) -> dict[str, list[Row]]:
     splits: dict[str, list[Row]] = {}
     origin: dict[str, Path] = {}
     for path in paths:
-        for row in _rows(read_table(path)):
+        for row in _rows(path):
             if origin.setdefault(row.split, path) != path:
                 raise DataError(f"split {row.split!r} is in both {origin[row.split]} and {path}; rename one")
             splits.setdefault(row.split, []).append(row)
     return splits
 
 
-def _rows(table: Table) -> Iterator[Row]:
-    split, hr, acquisitions, date, dates = (table.column(name) for name in _COLUMNS)
-    further = {name: values for name, values in table.columns.items() if name not in _COLUMNS}
-    for i, key in enumerate(table.index):
-        if not isinstance(split[i], str) or not SPLIT_NAME.fullmatch(split[i]):
-            raise DataError(f"{table.path}: row {key}: split is {str(split[i])[:40]!r}; train, val or test is expected")
-        columns = {name: values[i] for name, values in further.items() if isinstance(values[i], (str, int, float))}
-        columns["dates_spot6"] = str(date[i])
-        yield Row(key, split[i], hr[i], acquisitions[i], date[i], dates[i], columns)
+def _rows(path: Path) -> Iterator[Row]:
+    index, columns = read_pickled_table(path)
+    for name in _COLUMNS:
+        if name not in columns:
+            raise DataError(f"{path}: no column {name!r}; there are: {', '.join(columns)}")
+    further = [name for name in columns if name not in _COLUMNS]
+    for key, *values in zip(index, *(columns[name] for name in _COLUMNS), *map(columns.get, further), strict=True):
+        split, hr, acquisitions, date, dates, *rest = values
+        if not isinstance(split, str) or not SPLIT_NAME.fullmatch(split):
+            raise DataError(f"{path}: row {key}: split is {str(split)[:40]!r}; train, val or test is expected")
+        plain = {name: x for name, x in zip(further, rest, strict=True) if isinstance(x, (str, int, float))}
+        yield Row(key, split, hr, acquisitions, date, dates, {**plain, "dates_spot6": str(date)})
 
 
 def acquisitions_of(row: Row) -> list[Acquisition]:

@@ -26,7 +26,7 @@ from rasterio.warp import transform
 from data_gen.checks.run import look
 from data_gen.custom.build import Wanted, build
 from data_gen.custom.splits import assign
-from data_gen.pickled_table import read_table
+from data_gen.pickled_table import read_pickled_table
 from tests.command import run, succeed
 from tests.data import prepare_quietly
 from tests.golden import ROOT
@@ -364,8 +364,8 @@ def test_a_real_scene_from_images_to_results(real: Path, tmp_path: Path) -> None
         COMMAND, "--hr", scene, "--lr", scene, "--hr_dates", days, "--lr_dates", days, "--output", "own",
         "--patch", 96, "--hr_resolution", 10, cwd=tmp_path,
     )  # fmt: skip
-    table = read_table(tmp_path / "own" / "dataset_train.pkl")
-    assert set(table.columns["split"]) == {"train", "val"} and len(table) >= 16
+    index, columns = read_pickled_table(tmp_path / "own" / "dataset_train.pkl")
+    assert set(columns["split"]) == {"train", "val"} and len(index) >= 16
     checked = succeed("data_gen/check.py", "own", "--json", "own.json", cwd=tmp_path)
     assert "0 errors, 0 warnings" in checked.stdout
     found = json.loads((tmp_path / "own.json").read_text())["acquisitions"]["median_displacement"]
@@ -381,5 +381,5 @@ def test_a_real_scene_from_images_to_results(real: Path, tmp_path: Path) -> None
     succeed(trainer, "--config", config, "--exp_name", "own/rrdb", "--hparams", tiny, cwd=tmp_path)
     succeed(trainer, "--config", folder / "config.yaml", "--exp_name", "own/rrdb", "--infer", cwd=tmp_path)
     results = pd.read_csv(folder / "test_results.csv", sep=";")
-    assert list(results["key"]) == read_table(tmp_path / "own" / "dataset_test.pkl").index
+    assert list(results["key"]) == read_pickled_table(tmp_path / "own" / "dataset_test.pkl")[0]
     assert np.isfinite(results["psnr"]).all()
