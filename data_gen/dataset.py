@@ -118,11 +118,11 @@ def _rows(path: Path) -> Iterator[Row]:
         if name not in columns:
             raise DataError(f"{path}: no column {name!r}; there are: {', '.join(columns)}")
     further = [name for name in columns if name not in _COLUMNS]
-    for key, *values in zip(index, *(columns[name] for name in _COLUMNS), *map(columns.get, further), strict=True):
-        split, hr, acquisitions, date, dates, *rest = values
+    for i, key in enumerate(index):
+        split, hr, acquisitions, date, dates = (columns[name][i] for name in _COLUMNS)
         if not isinstance(split, str) or not SPLIT_NAME.fullmatch(split):
             raise DataError(f"{path}: row {key}: split is {str(split)[:40]!r}; train, val or test is expected")
-        plain = {name: x for name, x in zip(further, rest, strict=True) if isinstance(x, (str, int, float))}
+        plain = {name: columns[name][i] for name in further if isinstance(columns[name][i], (str, int, float))}
         yield Row(key, split, hr, acquisitions, date, dates, {**plain, "dates_spot6": str(date)})
 
 

@@ -1,9 +1,8 @@
 """Pickled pandas tables, read without running anything that a file names.
 
-Unpickling normally calls whatever the file asks for. Here `find_class` knows the names that tables hold and refuses all
-others. A few types of the standard library are really made; every other allowed name becomes a `Record` of what it
-would have been called with, and records are read as data. So a file can't misuse pandas or numpy, and the tables of
-pandas 1.0 to 3.x (protocols 2 to 5) look the same, whichever pandas is installed.
+Unpickling normally calls whatever the file asks for. Here `find_class` refuses all names but those that tables hold. It
+makes a few types of the standard library; every other allowed name becomes a `Record` of what it would have been called
+with, and records are read as data. So a file can't misuse pandas or numpy, and pandas 1.0 to 3.x look the same.
 """
 
 import collections
@@ -49,8 +48,8 @@ def read_pickled_table(path: Path) -> tuple[list[Key], dict[str, list[Any]]]:
     """Read a pickled DataFrame or GeoDataFrame.
 
     Returns:
-        Row labels, and columns of plain values by name: str, int, float, bool, None, ``numpy.datetime64`` (UTC,
-        microseconds), lists of these, or dicts from labels to these. Anything else (geometries) is None.
+        Row labels, and columns by name: str, int, float, bool, None, ``numpy.datetime64`` (UTC, microseconds), lists
+        and dicts of these. Anything else (geometries) is None.
 
     Raises:
         DataError: the file can't be read, isn't a table, or names a class that no table needs.
@@ -58,8 +57,8 @@ def read_pickled_table(path: Path) -> tuple[list[Key], dict[str, list[Any]]]:
     try:
         content = path.read_bytes()
         for count, (operation, argument, _) in enumerate(pickletools.genops(content)):  # also checks all lengths
-            if operation.name in ("PUT", "BINPUT", "LONG_BINPUT") and argument > count:
-                raise ValueError(f"place {argument} in a memo of {count}")  # the unpickler would make room for it
+            if operation.name in ("PUT", "BINPUT", "LONG_BINPUT") and int(argument or 0) > count:
+                raise ValueError("a place far beyond the memo's end")  # the unpickler would make room for it
         return _Decoder().table(_Unpickler(io.BytesIO(content)).load())
     except DataError as error:
         raise DataError(f"{path}: {error}") from None
@@ -73,7 +72,9 @@ def read_pickled_table(path: Path) -> tuple[list[Key], dict[str, list[Any]]]:
 class Record:
     """What a file says of one object: the arguments it is made with, and its state. Nothing is done with them."""
 
-    name, state = "", None
+    name = ""
+    arguments: tuple[Any, ...]
+    state: Any = None
 
     def __new__(cls, *arguments: Any) -> "Record":
         record = super().__new__(cls)
@@ -104,7 +105,7 @@ class _Decoder:
     """Reads records. What several places of a file share is read once: a small file can't become a large table."""
 
     def __init__(self) -> None:
-        self._read: dict[int, Any] = {}
+        self._read: dict[int, Any] = {}  # by identity
 
     def table(self, frame: Any) -> tuple[list[Key], dict[str, list[Any]]]:
         if not getattr(frame, "name", "").endswith("DataFrame"):
@@ -145,11 +146,12 @@ class _Decoder:
         if isinstance(x, dict):
             return {self._value(key): self._value(element) for key, element in x.items()}
         if isinstance(x, datetime.date):  # datetimes are dates
-            zone = getattr(x, "tzinfo", None)
-            return np.datetime64(x.astimezone(datetime.UTC).replace(tzinfo=None) if zone else x, "us")
+            if isinstance(x, datetime.datetime) and x.tzinfo:
+                x = x.astimezone(datetime.UTC).replace(tzinfo=None)
+            return np.datetime64(x, "us")
         match getattr(x, "name", ""):
             case "_unpickle_timestamp" | "Timestamp":  # Timestamp: pandas < 1.4
-                return np.datetime64(int(x.arguments[0]), _UNITS[(*x.arguments, 10)[3]]).astype("M8[us]")
+                return np.array([x.arguments[0]], f"M8[{_UNITS[(*x.arguments, 10)[3]]}]").astype("M8[us]")[0]
             case "_nat_unpickle" | "__nat_unpickle" | "NaT":
                 return np.datetime64("NaT", "us")
             case "scalar":
@@ -231,7 +233,5 @@ def _strings(kind: Any, length: int, _: Any, offset: int, buffers: Any) -> np.nd
     item = {"string": "<i4", "large_string": "<i8"}[kind.arguments[0]]
     ends = np.frombuffer(offsets, item)[offset : offset + length + 1]
     values = [text[start:end].decode() if text else "" for start, end in itertools.pairwise(ends)]
-    if present is None:
-        return np.array(values, dtype=object).reshape(length)
-    bits = np.unpackbits(np.frombuffer(present, np.uint8), bitorder="little")[offset:][:length]
-    return _masked(np.array(values, dtype=object).reshape(length), bits == 0)
+    bits = np.unpackbits(np.frombuffer(present or b"\xff" * (length + offset), np.uint8), bitorder="little")
+    return _masked(np.array(values, dtype=object).reshape(length), bits[offset:][:length] == 0)
