@@ -3,11 +3,15 @@
 Names and order of the layers are those of the reference implementation, so its checkpoints load.
 """
 
+from typing import Literal
+
 import torch
 from torch import Tensor, nn
 
 from models.layers import PReLU, conv3x3, doublings
 from models.series import Backbone, Prediction, Series
+
+DecoderKind = Literal["published", "smooth"]
 
 
 class ResidualBlock(nn.Module):
@@ -62,14 +66,21 @@ class RecursiveFusion(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Transposed convolutions to high resolution: (B, width, h, w) -> (B, channels, s*h, s*w)."""
+    """To high resolution by doublings: (B, width, h, w) -> (B, channels, s*h, s*w).
 
-    def __init__(self, *, channels: int, width: int, scale: int) -> None:
+    published: transposed convolutions of kernel 2 and a 1 x 1, in which two input pixels never meet, so each becomes a
+    pattern of its own. smooth: nearest neighbours and 3 x 3 convolutions, as in the head of RRDB.
+    """
+
+    def __init__(self, *, channels: int, width: int, scale: int, kind: DecoderKind = "published") -> None:
         super().__init__()
         for i in range(1, doublings(scale) + 1):
-            up = nn.ConvTranspose2d(width, width, kernel_size=2, stride=2)
+            if kind == "smooth":
+                up: nn.Module = nn.Sequential(nn.Upsample(scale_factor=2), conv3x3(width, width))
+            else:
+                up = nn.ConvTranspose2d(width, width, kernel_size=2, stride=2)
             self.add_module("deconv" if i == 1 else f"deconv{i}", nn.Sequential(up, PReLU()))
-        self.final = nn.Conv2d(width, channels, kernel_size=1)
+        self.final = conv3x3(width, channels) if kind == "smooth" else nn.Conv2d(width, channels, kernel_size=1)
 
     def forward(self, x: Tensor) -> Tensor:
         for layer in self.children():  # in the order in which they were added
@@ -106,6 +117,7 @@ class HighResNet(Backbone):
         scale: int = 4,
         alpha_residual: bool = True,
         base_residual: bool = False,
+        decoder: DecoderKind = "published",
     ) -> None:
         super().__init__()
         self.scale = scale
@@ -113,7 +125,7 @@ class HighResNet(Backbone):
         self.base_residual = base_residual
         self.encode = Encoder(channels=channels, width=width, layers=layers)
         self.fuse = RecursiveFusion(width=width, alpha_residual=alpha_residual)
-        self.decode = Decoder(channels=channels, width=width, scale=scale)
+        self.decode = Decoder(channels=channels, width=width, scale=scale, kind=decoder)
 
     def forward(self, series: Series) -> Prediction:
         views = self.encode(with_reference(series.lr, median_view(series.lr)))  # (B * T, width, h, w)

@@ -4,7 +4,7 @@ from typing import Literal, Unpack
 
 from torch import Tensor
 
-from models.highresnet import Decoder, Encoder, RecursiveFusion, median_view, with_reference
+from models.highresnet import Decoder, DecoderKind, Encoder, RecursiveFusion, median_view, with_reference
 from models.ltae import LTAE2d, LTAEOptions
 from models.rrdb import OutputClamp, RRDBTrunk, UpsamplingHead
 from models.series import Backbone, Prediction, Series
@@ -39,6 +39,7 @@ class HighResLTAE(Backbone):
         scale: int = 4,
         mask_padding: bool = False,
         base_residual: bool = False,
+        decoder: DecoderKind = "published",
         **ltae: Unpack[LTAEOptions],
     ) -> None:
         super().__init__()
@@ -52,7 +53,7 @@ class HighResLTAE(Backbone):
         self.base_residual = base_residual
         self.encoder = Encoder(channels=channels, width=width, layers=layers)
         self.temporal_encoder = LTAE2d(channels=width, **ltae)
-        self.decoder = Decoder(channels=channels, width=self.feature_channels, scale=scale)
+        self.decoder = Decoder(channels=channels, width=self.feature_channels, scale=scale, kind=decoder)
 
     def forward(self, series: Series) -> Prediction:
         if self.reference == "closest":

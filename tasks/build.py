@@ -62,6 +62,7 @@ def _highresnet(model: Model, scale: int) -> Backbone:
         layers=model.num_layers,
         scale=scale,
         alpha_residual=model.alpha_residual,
+        decoder=model.decoder,
         base_residual=model.base_residual,
     )
 
@@ -71,6 +72,7 @@ def _hr_ltae(model: Model, scale: int) -> Backbone:
         width=model.hidden_size,
         layers=model.num_layers,
         reference=model.misr_ref_image,
+        decoder=model.decoder,
         scale=scale,
         base_residual=model.base_residual,
         **_attention(model),

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from models.highresnet import HighResNet, RecursiveFusion, median_view
+from models.highresnet import Decoder, DecoderKind, HighResNet, RecursiveFusion, median_view
 from tests.golden import Golden, names
 from tests.models.nets import acquired, highresnet_from, make_series, random_series
 
@@ -69,3 +69,17 @@ def test_median_is_the_lower_of_two_middle_values() -> None:
     assert median_view(lr, torch.tensor([[True, False, True, False]])).item() == 3
     assert median_view(lr, torch.tensor([[True, True, True, False]])).item() == 3
     assert median_view(lr, torch.tensor([[True, True, True, True]])).item() == 2
+
+
+@pytest.mark.parametrize(("kind", "meets"), [("published", False), ("smooth", True)])
+def test_only_in_the_smooth_decoder_neighbouring_input_pixels_meet(kind: DecoderKind, meets: bool) -> None:
+    decoder = Decoder(channels=3, width=4, scale=4, kind=kind)
+    features = torch.randn(1, 4, 3, 5, requires_grad=True)
+    image = decoder(features)
+    assert image.shape == (1, 3, 12, 20)
+    image[0, :, 4:8, 8:12].sum().backward()  # what the middle pixel becomes
+    assert features.grad is not None
+    seen = features.grad.abs().sum(dim=1)[0] > 0
+    assert seen[1, 2]
+    assert bool(seen[0, 2] and seen[1, 1] and seen[1, 3] and seen[2, 2]) == meets
+    assert int(seen.sum()) == (9 if meets else 1)

@@ -70,6 +70,11 @@ class Model:
     ltae_d_model: int = key(128, "L-TAE channels", architecture=True, minimum=1, maximum=16384)
     ltae_dropout: float = key(0.2, "L-TAE dropout after its last layers", minimum=0, maximum=1)
     output_clamp: Literal["straight_through", "hard"] = key("straight_through", "RRDB heads: the clamp to [0, 1]")
+    decoder: Literal["published", "smooth"] = key(
+        "published",
+        "HighRes-net decoder: smooth lets neighbouring input pixels meet, so none becomes a pattern of its own",
+        architecture=True,
+    )
     base_residual: bool = key(False, "the network predicts the difference to the bicubic image", architecture=True)
 
 
