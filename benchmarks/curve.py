@@ -57,9 +57,9 @@ def points(
 ) -> Iterator[Point]:
     """Measure each sampler of the plan on the first patches; 0 steps: all. Noise is the same for all of them."""
     for name, steps in plan:
-        timesteps = task.model.schedule.timesteps
+        path = task.model.path
         sampled = copy.copy(task)
-        sampled.sampler = build_sampler(name, timesteps=timesteps, steps=steps, eta=settings.diffusion.ddim_eta)
+        sampled.sampler = build_sampler(name, path=path, steps=steps, eta=settings.diffusion.ddim_eta)
         rows: list[Row] = []
         seconds = 0.0
         for raw in evaluation_loader(dataset, batch_size=1, limit=limit):
@@ -69,7 +69,7 @@ def points(
             seconds += time.perf_counter() - started
             rows.append(_row(result, [measure_batch(single, batch, lpips=lpips)[0] for single in _singly(result)]))
         columns = {name: np.array([row[name] for row in rows]) for name in rows[0]}
-        yield Point(name, steps or timesteps, columns, seconds / len(rows) / samples)
+        yield Point(name, steps or path.timesteps, columns, seconds / len(rows) / samples)
 
 
 def _singly(result: Result) -> list[Result]:

@@ -114,7 +114,7 @@ def _with_sampler(task: SRDiffTask, settings: Settings) -> SRDiffTask:
 
 def _steps_of_ddpm(task: SRDiffTask, steps: int) -> SRDiffTask:
     """The first so many steps of a full ddpm."""
-    timesteps = task.model.schedule.timesteps
+    timesteps = task.model.path.timesteps
     part = copy.copy(task)
     part.sampler = functools.partial(ddpm, times=range(timesteps - 1, timesteps - 1 - steps, -1))
     return part

@@ -8,16 +8,16 @@ from torch import Tensor, nn
 
 from models import losses
 from models.samplers import Callback, Noise, Sampler
-from models.schedule import Schedule
+from models.schedule import Path
 from models.series import Backbone, Prediction, Series
 from models.unet import UNet
 
 LossType = Literal["l1", "l2", "ssim", "l1_shift"]
 
-NOISE_LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+PATH_LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "l1": losses.l1,
     "l2": losses.l2,
-    "ssim": lambda prediction, noise: losses.l1(prediction, noise) + losses.ssim_loss(prediction, noise),
+    "ssim": lambda output, target: losses.l1(output, target) + losses.ssim_loss(output, target),
     "l1_shift": losses.l1_shift,
 }
 
@@ -28,6 +28,7 @@ class SRDiff(nn.Module):
     Args:
         denoise_fn: predicts the noise; its ``cond_channels`` are the backbone's ``feature_channels``.
         backbone: gives the features to condition on; in the state dict it is ``rrdb``, whichever it is.
+        path: the noise process.
         residual: diffuse the difference to the bicubic image, times ``residual_rescale``; else the image itself.
         clip_input: clamp the difference to [-1, 1].
         fix_backbone: the backbone stays as it is: in evaluation mode, without gradient. Else it trains along.
@@ -38,14 +39,15 @@ class SRDiff(nn.Module):
         *,
         denoise_fn: UNet,
         backbone: Backbone,
-        schedule: Schedule,
+        path: Path,
         residual: bool = True,
         residual_rescale: float = 2.0,
         clip_input: bool = True,
         fix_backbone: bool = True,
     ) -> None:
         super().__init__()
-        for name, table in schedule.tables().items():
+        self._path = path
+        for name, table in path.tables().items():
             self.register_buffer(name, table)
         self.denoise_fn = denoise_fn
         self.rrdb = backbone
@@ -64,9 +66,9 @@ class SRDiff(nn.Module):
         return self
 
     @property
-    def schedule(self) -> Schedule:
-        """The tables where they lie: as buffers they follow the model to its device and into checkpoints."""
-        return Schedule(**{name: self.get_buffer(name) for name in Schedule.__dataclass_fields__})
+    def path(self) -> Path:
+        """The noise process. Its tables are buffers: they follow the model to its device and into checkpoints."""
+        return self._path.with_tables({name: self.get_buffer(name) for name in self._path.tables()})
 
     def residual(self, hr: Tensor, base: Tensor) -> Tensor:
         """What is diffused: the image's difference to the bicubic one (B, C, H, W)."""
@@ -95,14 +97,14 @@ class SRDiff(nn.Module):
     ) -> dict[str, Tensor]:
         """The terms whose sum is minimised, for images hr (B, C, H, W), times t (B,) and noise like hr.
 
-        ``q`` is the loss of the noise. A backbone that trains along also gets the auxiliary ones, between its own
-        output and the truth.
+        ``q`` is the loss of what the path has the network predict. A backbone that trains along also gets the auxiliary
+        ones, between its own output and the truth.
         """
         backbone = self.rrdb(series)
         condition = self.denoise_fn.condition(backbone.features, series.base)
-        x_t = self.schedule.q_sample(self.residual(hr, series.base), t, noise)
-        predicted = self.denoise_fn(x_t, t, condition)
-        terms = {"q": NOISE_LOSSES[loss_type](predicted.to(noise.dtype), noise)}
+        path, x0 = self.path, self.residual(hr, series.base)
+        output = self.denoise_fn(path.q_sample(x0, t, noise), t, condition)
+        terms = {"q": PATH_LOSSES[loss_type](output.to(noise.dtype), path.target(x0, noise))}
         if not self.fix_backbone:
             sr = backbone.sr.to(hr.dtype)
             if aux_l1:
@@ -119,23 +121,39 @@ class SRDiff(nn.Module):
     def sample(
         self, series: Series, *, sampler: Sampler, noise: Noise, samples: int = 1, callback: Callback | None = None
     ) -> tuple[Tensor, Prediction]:
-        """Images (B * samples, C, H, W), samples of one series side by side, and the backbone's prediction (B, ...).
+        """Draw images from noise.
 
-        ``noise(timesteps, shape)`` is what sampling starts from, ``noise(t, shape)`` what a step from time t draws.
-        What doesn't depend on time is computed once a series. ``callback`` sees residuals; ``image`` makes them images.
+        What doesn't depend on time is computed once a series.
+
+        Args:
+            sampler: with its times bound; predictions of the clean residual are clamped to [-1, 1] for it.
+            noise: sampling starts from ``noise(timesteps, shape)``; a step draws ``noise(noise_index(t), shape)``.
+            samples: drawn of each series.
+            callback: sees images (B * samples, C, H, W), not residuals.
+
+        Returns:
+            Images (B * samples, C, H, W), samples of one series side by side, and the backbone's prediction (B, ...).
         """
         backbone = self.rrdb(series)
         condition = self.denoise_fn.condition(backbone.features, series.base)
         base = series.base
         if samples > 1:
             condition, base = condition.repeat_interleave(samples, 0), base.repeat_interleave(samples, 0)
-        schedule = self.schedule
-        x = noise(schedule.timesteps, base.shape)
+        path = self.path
+        start = noise(path.timesteps, base.shape)
+        x = path.source_std * start
         if not self.use_residual:  # starts from the bicubic image with as much noise as the last time has
-            last = torch.full((len(base),), schedule.timesteps - 1, device=base.device)
-            x = schedule.q_sample(base, last, x)
+            last = torch.full((len(base),), path.times(1)[0], device=base.device)
+            x = path.q_sample(base, last, start)
 
-        def denoise(x: Tensor, t: Tensor) -> Tensor:
-            return self.denoise_fn(x, t, condition)
+        def predict_clean(x: Tensor, t: float) -> Tensor:
+            times = torch.full((len(x),), t, device=x.device)
+            output = self.denoise_fn(x, times, condition).to(x.dtype)
+            return path.predict_start(x, times, output).clamp(-1, 1)
 
-        return self.image(sampler(denoise, x, schedule, noise=noise, callback=callback), base), backbone
+        def show(step: int, t: float, x: Tensor, x0: Tensor) -> None:
+            if callback:
+                callback(step, t, self.image(x, base), self.image(x0, base))
+
+        x = sampler(predict_clean, x, path, noise=noise, callback=show if callback else None)
+        return self.image(x, base), backbone

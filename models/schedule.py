@@ -1,20 +1,105 @@
-"""The noise schedule of a diffusion process, and the arithmetic on it.
-
-x_t = α_t x_0 + σ_t ε with α_t = √ā_t and σ_t = √(1 − ā_t) (Ho et al., DDPM, 2020).
-"""
+"""Noise processes: how a clean image x_0 becomes noise, x_t = α_t x_0 + σ_t ε, and what a network predicts in x_t."""
 
 import math
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, fields
 from functools import cached_property
-from typing import Self
+from typing import Literal, Self
 
 import torch
 from torch import Tensor
 
+Spacing = Literal["linear", "superlinear", "quadratic"]
+POWERS: dict[str, float] = {"linear": 1.0, "superlinear": 1.5, "quadratic": 2.0}  # of the step's share of the way
+
+
+class Path(ABC):
+    """A noise process. Time rises with the noise; samplers go down from ``timesteps``' end to ``clean``."""
+
+    timesteps: int
+    clean: float  # the time of the clean image
+    source_std: float = 1.0  # standard deviation of the noise that sampling starts from
+
+    @abstractmethod
+    def alpha_sigma(self, t: float) -> tuple[float, float]:
+        """(α_t, σ_t); (1, 0) at the time ``clean``."""
+
+    @abstractmethod
+    def times(self, steps: int, spacing: Spacing = "linear") -> list[float]:
+        """``steps`` times that a sampler visits, from the noisiest down; the clean image is not among them.
+
+        Raises:
+            ValueError: there are not that many times.
+        """
+
+    @abstractmethod
+    def middle(self, t: float, s: float) -> float:
+        """The time half-way from t to s."""
+
+    @abstractmethod
+    def noise_index(self, t: float) -> int:
+        """A whole number for the noise that a step from time t draws: different steps, different numbers."""
+
+    @abstractmethod
+    def q_sample(self, x0: Tensor, t: Tensor, noise: Tensor) -> Tensor:
+        """x_t for images x0 (B, C, H, W), times t (B,) and noise like x0."""
+
+    @abstractmethod
+    def target(self, x0: Tensor, noise: Tensor) -> Tensor:
+        """What the network is trained to predict in x_t (B, C, H, W)."""
+
+    @abstractmethod
+    def predict_start(self, x_t: Tensor, t: Tensor, output: Tensor) -> Tensor:
+        """x_0 that follows from x_t (B, C, H, W), times t (B,) and the network's output."""
+
+    def tables(self) -> dict[str, Tensor]:
+        """The tensors that checkpoints hold, by name."""
+        return {}
+
+    def with_tables(self, tables: dict[str, Tensor]) -> "Path":
+        """The same path with its tables as they are given."""
+        return self
+
+    def posterior(self, t: float, s: float) -> tuple[float, float, float]:
+        """q(x_s | x_t, x_0) for s < t as (a, b, v): mean a x_0 + b x_t and variance v."""
+        (alpha_t, sigma_t), (alpha_s, sigma_s) = self.alpha_sigma(t), self.alpha_sigma(s)
+        alpha = alpha_t / alpha_s  # x_t = alpha x_s + noise of variance beta
+        beta = sigma_t**2 - (alpha * sigma_s) ** 2
+        shrink = (sigma_s / sigma_t) ** 2
+        return alpha_s * beta / sigma_t**2, alpha * shrink, beta * shrink
+
+
+def check_steps(timesteps: int, steps: int) -> None:
+    if not 1 <= steps <= timesteps:
+        raise ValueError(f"sampling takes 1 to {timesteps} steps, not {steps}")
+
+
+def time_grid(timesteps: int, steps: int, spacing: Spacing = "linear") -> list[int]:
+    """``steps`` different whole times from timesteps - 1 down to 0; the higher the power, the closer towards 0.
+
+    One step starts, and ends, at timesteps - 1.
+
+    Raises:
+        ValueError: unless 1 <= steps <= timesteps.
+    """
+    check_steps(timesteps, steps)
+    if spacing not in POWERS:
+        raise ValueError(f"spacing must be one of {', '.join(POWERS)}, not {spacing!r}")
+    if steps == 1:
+        return [timesteps - 1]
+    times: list[int] = []
+    for i in range(steps):
+        exact = (timesteps - 1) * (i / (steps - 1)) ** POWERS[spacing]
+        times.append(max(round(exact), times[-1] + 1 if times else 0))
+    return times[::-1]
+
 
 @dataclass(frozen=True)
-class Schedule:
-    """Twelve float32 tables of ``timesteps`` numbers, in the order in which checkpoints hold them."""
+class Schedule(Path):
+    """Discrete diffusion: α_t = √ā_t, σ_t = √(1 − ā_t) for t = 0 … timesteps − 1 (Ho et al., DDPM, 2020).
+
+    The network predicts the noise ε. The twelve float32 tables stand in the order in which checkpoints hold them.
+    """
 
     betas: Tensor
     alphas_cumprod: Tensor
@@ -72,40 +157,100 @@ class Schedule:
     def tables(self) -> dict[str, Tensor]:
         return {field.name: getattr(self, field.name) for field in fields(self)}
 
+    def with_tables(self, tables: dict[str, Tensor]) -> "Schedule":
+        return Schedule(**tables)
+
+    clean = -1
+
     @property
-    def timesteps(self) -> int:
+    def timesteps(self) -> int:  # type: ignore[override]
         return len(self.betas)
+
+    def times(self, steps: int, spacing: Spacing = "linear") -> list[float]:
+        return [*time_grid(self.timesteps, steps, spacing)]
+
+    def middle(self, t: float, s: float) -> float:
+        return math.floor((t + s) / 2)
+
+    def noise_index(self, t: float) -> int:
+        return int(t)
 
     @cached_property
     def log_alphas_cumprod(self) -> list[float]:
         """log ā_t in double precision, with the clean image (0) before t = 0: differences of it don't cancel."""
         return [0.0, *torch.log1p(-self.betas.double()).cumsum(0).tolist()]
 
-    def alpha_sigma(self, t: int) -> tuple[float, float]:
-        """(α_t, σ_t); t = -1 is the clean image: (1, 0)."""
-        log_cumprod = self.log_alphas_cumprod[t + 1]
+    def alpha_sigma(self, t: float) -> tuple[float, float]:
+        log_cumprod = self.log_alphas_cumprod[int(t) + 1]
         return math.exp(log_cumprod / 2), math.sqrt(-math.expm1(log_cumprod))
 
     def q_sample(self, x0: Tensor, t: Tensor, noise: Tensor) -> Tensor:
-        """x_t for times t (B,); t = -1 is x0 itself."""
         alpha = _at(self.sqrt_alphas_cumprod, t.clamp(min=0))
         sigma = _at(self.sqrt_one_minus_alphas_cumprod, t.clamp(min=0))
         return torch.where(t.view(-1, 1, 1, 1) < 0, x0, alpha * x0 + sigma * noise)
 
-    def predict_start(self, x_t: Tensor, t: Tensor, noise: Tensor) -> Tensor:
-        """x_0 from x_t and the noise in it, at times t (B,)."""
-        return _at(self.sqrt_recip_alphas_cumprod, t) * x_t - _at(self.sqrt_recipm1_alphas_cumprod, t) * noise
+    def target(self, x0: Tensor, noise: Tensor) -> Tensor:
+        return noise
 
-    def posterior(self, t: int, s: int) -> tuple[float, float, float]:
-        """q(x_s | x_t, x_0) for s < t as (a, b, v): mean a x_0 + b x_t and variance v; s = -1 is the clean image.
+    def predict_start(self, x_t: Tensor, t: Tensor, output: Tensor) -> Tensor:
+        return _at(self.sqrt_recip_alphas_cumprod, t) * x_t - _at(self.sqrt_recipm1_alphas_cumprod, t) * output
 
-        DDPM's equation 7 between any two times; the tables hold the case s = t - 1.
+    def posterior(self, t: float, s: float) -> tuple[float, float, float]:
+        """DDPM's equation 7 between any two times; the tables hold the case s = t - 1.
+
+        From logarithms: the general formula's differences of numbers close to 1 would lose digits.
         """
-        log_ratio = self.log_alphas_cumprod[t + 1] - self.log_alphas_cumprod[s + 1]  # of ā_t/ā_s
+        log_ratio = self.log_alphas_cumprod[int(t) + 1] - self.log_alphas_cumprod[int(s) + 1]  # of ā_t/ā_s
         beta = -math.expm1(log_ratio)
         (_, sigma_t), (alpha_s, sigma_s) = self.alpha_sigma(t), self.alpha_sigma(s)
         shrink = (sigma_s / sigma_t) ** 2
         return alpha_s * beta / sigma_t**2, math.exp(log_ratio / 2) * shrink, beta * shrink
+
+
+@dataclass(frozen=True)
+class StraightFlow(Path):
+    """The straight path x_τ = (1 − τ) x_0 + τ s ε for τ in (0, 1] (Lipman et al., 2023; Liu et al., 2023).
+
+    Time is t = τ · timesteps, a real number. The network predicts the velocity v = s ε − x_0, so x_0 = x_τ − τ v.
+
+    Args:
+        timesteps: the unit of time, as the network's time embedding sees it.
+        source_std: s, the standard deviation of the noise.
+    """
+
+    timesteps: int
+    source_std: float = 1.0
+    clean = 0.0
+
+    def alpha_sigma(self, t: float) -> tuple[float, float]:
+        tau = t / self.timesteps
+        return 1 - tau, self.source_std * tau
+
+    def times(self, steps: int, spacing: Spacing = "linear") -> list[float]:
+        check_steps(self.timesteps, steps)
+        times: list[float] = []
+        for i in range(1, steps + 1):
+            exact = self.timesteps * (i / steps) ** POWERS[spacing]
+            times.append(max(exact, times[-1] + 1 if times else 1.0))
+        return times[::-1]
+
+    def middle(self, t: float, s: float) -> float:
+        return (t + s) / 2
+
+    def noise_index(self, t: float) -> int:
+        return math.ceil(t - 1e-6) - 1  # times that are whole but for rounding stay apart
+
+    def q_sample(self, x0: Tensor, t: Tensor, noise: Tensor) -> Tensor:
+        return torch.lerp(x0, self.source_std * noise, self._tau(t))
+
+    def target(self, x0: Tensor, noise: Tensor) -> Tensor:
+        return self.source_std * noise - x0
+
+    def predict_start(self, x_t: Tensor, t: Tensor, output: Tensor) -> Tensor:
+        return x_t - self._tau(t) * output
+
+    def _tau(self, t: Tensor) -> Tensor:
+        return (t / self.timesteps).view(-1, 1, 1, 1)
 
 
 def _at(table: Tensor, t: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from models.samplers import Callback, Noise
-from models.series import Series
+from models.series import Backbone, Series
 from utils.dataloader import Batch
 from utils.randomness import Stream, normal_images
 
@@ -39,8 +39,14 @@ class Task(nn.Module):
 
     model: nn.Module
     decay: StepDecay
+    is_stochastic: bool = False  # predictions depend on noise
     sampler_name: str | None = None  # of a task whose predictions are sampled
     sampler_steps: int | None = None
+
+    @property
+    def conditioner(self) -> Backbone | None:
+        """The backbone that a generative model is conditioned on, where there is one."""
+        return None
 
     def trainable(self) -> list[nn.Parameter]:
         """What the optimiser updates, in the order of the state dict."""
@@ -53,7 +59,7 @@ class Task(nn.Module):
     def predict(
         self, series: Series, *, noise: Noise, samples: int = 1, preview: bool = False, callback: Callback | None = None
     ) -> Result:
-        """Super-resolve a series. ``noise`` is asked for (B * samples, C, H, W); ``quick``: as validation does it."""
+        """Super-resolve a series. ``noise`` is asked for (B * samples, C, H, W); ``preview``: as validation does it."""
         raise NotImplementedError
 
     def compiled_parts(self) -> list[nn.Module]:

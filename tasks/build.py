@@ -193,7 +193,7 @@ def build_srdiff(settings: Settings, backbone: Backbone) -> SRDiff:
             use_wn=diffusion.use_wn,
             weight_init=diffusion.weight_init,
         )
-        schedule = (
+        path = (
             Schedule.cosine(diffusion.timesteps, s=diffusion.beta_s)
             if diffusion.beta_schedule == "cosine"
             else Schedule.linear(
@@ -205,7 +205,7 @@ def build_srdiff(settings: Settings, backbone: Backbone) -> SRDiff:
     return SRDiff(
         denoise_fn=denoise_fn,
         backbone=backbone,
-        schedule=schedule,
+        path=path,
         residual=diffusion.res,
         residual_rescale=diffusion.res_rescale,
         clip_input=diffusion.clip_input,

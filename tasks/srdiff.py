@@ -6,8 +6,9 @@ from typing import Literal
 from torch import Tensor, nn
 
 from models.diffusion import LossType, SRDiff
-from models.samplers import Callback, Noise, Sampler, Spacing, ddim, ddpm, dpmpp_2m, time_grid
-from models.series import Series
+from models.samplers import Callback, Noise, Sampler, ddim, ddpm, dpmpp_2m
+from models.schedule import Path, Spacing
+from models.series import Backbone, Series
 from tasks.base import RandomKey, Result, StepDecay, Task, series_of
 from utils.config.settings import Diffusion
 from utils.dataloader import Batch
@@ -20,12 +21,12 @@ BEST_SPACING: dict[str, Spacing] = {"ddpm": "superlinear", "ddim": "linear", "dp
 
 
 def build_sampler(
-    name: str, *, timesteps: int, steps: int, spacing: Spacing | Literal["auto"] = "auto", eta: float = 0.0
+    name: str, *, path: Path, steps: int, spacing: Spacing | Literal["auto"] = "auto", eta: float = 0.0
 ) -> Sampler:
     """A sampler with its times bound; ``steps`` 0 means all. Raises ConfigError where they don't fit."""
     kept = BEST_SPACING[name] if spacing == "auto" else spacing
     try:
-        times = time_grid(timesteps, steps or timesteps, kept)
+        times = path.times(steps or path.timesteps, kept)
     except ValueError as error:
         raise ConfigError(f"sampler_steps: {error}") from None
     if name == "ddim":
@@ -35,6 +36,8 @@ def build_sampler(
 
 class SRDiffTask(Task):
     """The noise predictor learns; with ``fix_rrdb: false`` its conditioner learns along."""
+
+    is_stochastic = True
 
     def __init__(
         self,
@@ -51,21 +54,25 @@ class SRDiffTask(Task):
         self.loss_type = loss_type
         self.perceptual = perceptual
         self.aux_l1, self.aux_ssim = diffusion.aux_l1_loss, diffusion.aux_ssim_loss
-        timesteps = diffusion.timesteps
+        path = model.path
         self.sampler_name = diffusion.sampler
-        self.sampler_steps = diffusion.sampler_steps or timesteps
+        self.sampler_steps = diffusion.sampler_steps or path.timesteps
         self.sampler = build_sampler(
             diffusion.sampler,
-            timesteps=timesteps,
+            path=path,
             steps=diffusion.sampler_steps,
             spacing=diffusion.sampler_spacing,
             eta=diffusion.ddim_eta,
         )
-        self.preview_steps = min(diffusion.val_sampler_steps, timesteps)
-        self.preview_sampler = build_sampler("ddpm", timesteps=timesteps, steps=self.preview_steps)
+        self.preview_steps = min(diffusion.val_sampler_steps, path.timesteps)
+        self.preview_sampler = build_sampler("ddpm", path=path, steps=self.preview_steps)
+
+    @property
+    def conditioner(self) -> Backbone:
+        return self.model.rrdb
 
     def forward(self, batch: Batch, key: RandomKey) -> dict[str, Tensor]:
-        t = integers(Stream.TIMES, key.seed, key.step, key.positions, high=self.model.schedule.timesteps)  # (B,)
+        t = integers(Stream.TIMES, key.seed, key.step, key.positions, high=self.model.path.timesteps)  # (B,)
         noise = normal_images(Stream.NOISE, key.positions, key.seed, key.step, shape=batch.hr.shape[1:])
         return self.model.training_losses(
             series_of(batch),

@@ -179,9 +179,8 @@ class PictureSaver:
             return None
         kept = set(np.linspace(0, task.sampler_steps - 1, INTERMEDIATE_PICTURES).round().astype(int).tolist())
 
-        def save(step: int, time: int, x: Tensor, x0: Tensor) -> None:
+        def save(step: int, time: float, x: Tensor, x0: Tensor) -> None:
             if step in kept:
-                image = task.model.image(x0[:1].float(), batch.base[:1].float())[0]  # type: ignore[operator]
-                save_png(picture(image), self.folder / "intermediate" / f"{step:04d}_t{time}.png")
+                save_png(picture(x0[0].float()), self.folder / "intermediate" / f"{step:04d}_t{time:g}.png")
 
         return save

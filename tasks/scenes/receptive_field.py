@@ -41,14 +41,9 @@ def sampling_radius(model: SRDiff, *, sampler: Sampler, amount: int, channels: i
     ``sampler`` may take fewer steps than the one that is meant: how far sampling looks depends little on them.
     """
     exact = _Exact(model.rrdb)
-    measured = SRDiff(
-        denoise_fn=copy.deepcopy(model.denoise_fn).eval(),
-        backbone=exact,
-        schedule=model.schedule,
-        residual=model.use_residual,
-        residual_rescale=model.residual_rescale,
-        clip_input=model.clip_input,
-    ).to(exact.device)
+    measured = copy.deepcopy(model).eval()
+    measured.rrdb = exact
+    measured.to(exact.device)
     key, side = torch.zeros(1, dtype=torch.int64, device=exact.device), size * exact.scale
 
     def noise(step: int, shape: torch.Size) -> Tensor:

@@ -86,7 +86,7 @@ def small_backbone(name: str, *, scale: int = 4, **options: Any) -> Backbone:
 def small_srdiff(name: str, *, scale: int = 4, timesteps: int = 10, **options: Any) -> SRDiff:
     backbone = small_backbone(name, scale=scale)
     denoise_fn = UNet(dim=8, dim_mults=(1, 2), cond_channels=backbone.feature_channels, scale=scale)
-    return SRDiff(denoise_fn=denoise_fn, backbone=backbone, schedule=Schedule.cosine(timesteps), **options)
+    return SRDiff(denoise_fn=denoise_fn, backbone=backbone, path=Schedule.cosine(timesteps), **options)
 
 
 # Networks of the sizes that a state dict has.
@@ -195,7 +195,7 @@ def srdiff_from(golden: Golden, entry: dict[str, Any]) -> SRDiff:
     srdiff = SRDiff(
         denoise_fn=unet_from(below(state, "denoise_fn."), config, hparams),
         backbone=backbone,
-        schedule=schedule_from(hparams),
+        path=schedule_from(hparams),
         residual=hparams["res"],
         residual_rescale=hparams["res_rescale"],
         clip_input=hparams["clip_input"],

@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 
 from models import losses
-from models.diffusion import NOISE_LOSSES, SRDiff
-from models.samplers import Noise, ddpm, dpmpp_2m, time_grid
-from models.schedule import Schedule
+from models.diffusion import PATH_LOSSES, SRDiff
+from models.samplers import Noise, ddpm, dpmpp_2m
+from models.schedule import Schedule, time_grid
 from models.series import Series
 from models.unet import UNet
 from tests.golden import Golden, names
@@ -61,7 +61,7 @@ def test_golden_sampling(golden: Golden, name: str) -> None:
 
     def keep(step: int, t: int, x: Tensor, x0: Tensor) -> None:
         assert (step, t) == (len(steps), timesteps - 1 - len(steps))
-        steps.append((srdiff.image(x, series.base), srdiff.image(x0, series.base)))
+        steps.append((x, x0))
 
     every_step = partial(ddpm, times=time_grid(timesteps, timesteps))
     image, backbone = srdiff.sample(series, sampler=every_step, noise=noise, callback=keep)
@@ -98,7 +98,7 @@ def seeded_noise(seed: int = 0) -> Noise:
 
 def training_terms(srdiff: SRDiff, series: Series, **options: Any) -> dict[str, Tensor]:
     hr = seeded_noise(7)(0, series.base.shape).clamp(-1, 1)
-    t = torch.arange(len(hr)) % srdiff.schedule.timesteps
+    t = torch.arange(len(hr)) % srdiff.path.timesteps
     return srdiff.training_losses(series, hr, t=t, noise=seeded_noise(8)(0, hr.shape), **options)
 
 
@@ -179,12 +179,12 @@ def test_without_residual_the_image_itself_is_diffused() -> None:
     condition_free = partial(first_input, seen=seen)
     srdiff.sample(series, sampler=condition_free, noise=seeded_noise())
     last = torch.full((2,), 9)
-    start = srdiff.schedule.q_sample(series.base, last, seeded_noise()(10, series.base.shape))
+    start = srdiff.path.q_sample(series.base, last, seeded_noise()(10, series.base.shape))
     torch.testing.assert_close(seen[0], start)
 
 
 def first_input(
-    denoise: Any, x: Tensor, schedule: Schedule, *, noise: Noise, callback: Any, seen: list[Tensor]
+    predict_clean: Any, x: Tensor, path: Schedule, *, noise: Noise, callback: Any, seen: list[Tensor]
 ) -> Tensor:
     seen.append(x)
     return x
@@ -213,7 +213,7 @@ def test_samples_of_one_series_lie_side_by_side_and_share_one_condition() -> Non
     assert not torch.allclose(images[0], images[1])
 
 
-@pytest.mark.parametrize("loss_type", list(NOISE_LOSSES))
+@pytest.mark.parametrize("loss_type", list(PATH_LOSSES))
 def test_loss_types_reach_the_network(loss_type: Any) -> None:
     srdiff = small_srdiff("bicubic")
     training_terms(srdiff, random_series(), loss_type=loss_type)["q"].backward()
@@ -222,8 +222,8 @@ def test_loss_types_reach_the_network(loss_type: Any) -> None:
 
 def test_tables_follow_the_model() -> None:
     srdiff = small_srdiff("bicubic").double()
-    assert srdiff.schedule.betas is srdiff.betas
-    assert srdiff.schedule.betas.dtype == torch.float64
+    assert srdiff.path.tables()["betas"] is srdiff.betas
+    assert srdiff.betas.dtype == torch.float64
 
 
 def test_under_autocast_the_state_stays_float32_and_the_result_close() -> None:

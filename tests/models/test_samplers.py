@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from models.samplers import Denoiser, Noise, Spacing, ddim, ddpm, dpmpp_2m, time_grid
-from models.schedule import Schedule
+from models.samplers import Noise, PredictClean, ddim, ddpm, dpmpp_2m, midpoint
+from models.schedule import Path, Schedule, Spacing, StraightFlow, time_grid
 
 SAMPLERS: dict[str, Callable[..., Tensor]] = {
     "ddpm": ddpm,
@@ -20,15 +20,26 @@ SAMPLERS: dict[str, Callable[..., Tensor]] = {
 }
 
 
-def gaussian_denoiser(schedule: Schedule, mean: float, deviation: float) -> Denoiser:
-    """The exact noise predictor where every pixel of the clean image is N(mean, deviation²)."""
+def gaussian(path: Path, mean: float, deviation: float) -> PredictClean:
+    """The exact mean of the clean image where every pixel of it is N(mean, deviation²)."""
 
-    def denoise(x: Tensor, t: Tensor) -> Tensor:
-        alpha, sigma = schedule.alpha_sigma(int(t[0]))
+    def predict_clean(x: Tensor, t: float) -> Tensor:
+        alpha, sigma = path.alpha_sigma(t)
         gain = alpha * deviation**2 / ((alpha * deviation) ** 2 + sigma**2)
-        return (x - alpha * (mean + gain * (x - alpha * mean))) / sigma
+        return mean + gain * (x - alpha * mean)
 
-    return denoise
+    return predict_clean
+
+
+def through_noise(schedule: Schedule, predict: PredictClean) -> PredictClean:
+    """The same as a network gives it that predicts noise: its clean image is that of the tables, clamped."""
+
+    def predict_clean(x: Tensor, t: float) -> Tensor:
+        alpha, sigma = schedule.alpha_sigma(t)
+        times = torch.full((len(x),), int(t))
+        return schedule.predict_start(x, times, (x - alpha * predict(x, t)) / sigma).clamp(-1, 1)
+
+    return predict_clean
 
 
 def no_noise(t: int, shape: torch.Size) -> Tensor:
@@ -68,29 +79,29 @@ def test_time_grid_refuses(steps: int, spacing: Spacing) -> None:
 # Accuracy
 
 
-def order_of_convergence(sampler: Callable[..., Tensor], steps: list[int]) -> float:
-    """The slope of log error against log of the number of steps, on the way to a clean-ish time of Gaussian data.
+def order_of_convergence(sampler: Callable[..., Tensor], steps: list[int], path: Path) -> float:
+    """The slope of log error against log of the number of steps, between two times of a path, for Gaussian data.
 
     For x_0 ~ N(m, d²) the probability-flow ODE keeps (x - α m) / √(α² d² + σ²) constant.
     """
-    schedule, mean, deviation = Schedule.cosine(20000), 0.2, 0.3
-    first, last = 16000, 2000
+    mean, deviation = 0.2, 0.3
+    first, last = 0.8 * path.timesteps, 0.1 * path.timesteps
 
-    def scale(t: int) -> float:
-        alpha, sigma = schedule.alpha_sigma(t)
+    def scale(t: float) -> float:
+        alpha, sigma = path.alpha_sigma(t)
         return math.hypot(alpha * deviation, sigma)
 
     start = torch.linspace(-1.5, 1.5, 7, dtype=torch.float64).view(1, 1, 1, 7)
-    truth = (start - schedule.alpha_sigma(first)[0] * mean) / scale(first) * scale(last)
-    truth = truth + schedule.alpha_sigma(last)[0] * mean
+    truth = (start - path.alpha_sigma(first)[0] * mean) / scale(first) * scale(last)
+    truth = truth + path.alpha_sigma(last)[0] * mean
     errors = []
     for count in steps:
         times = torch.linspace(first, last, count + 1).round().int().tolist()
         reached: list[Tensor] = []
         sampler(
-            gaussian_denoiser(schedule, mean, deviation),
+            gaussian(path, mean, deviation),
             start,
-            schedule,
+            path,
             times=times,
             noise=no_noise,
             callback=lambda step, t, x, x0, reached=reached: reached.append(x),
@@ -99,20 +110,24 @@ def order_of_convergence(sampler: Callable[..., Tensor], steps: list[int]) -> fl
     return -(math.log(errors[-1]) - math.log(errors[0])) / (math.log(steps[-1]) - math.log(steps[0]))
 
 
-def test_ddim_is_of_first_order() -> None:
-    assert order_of_convergence(ddim, [20, 160]) == pytest.approx(1, abs=0.05)
+@pytest.mark.parametrize("path", [Schedule.cosine(20000), StraightFlow(20000), StraightFlow(20000, source_std=0.4)])
+@pytest.mark.parametrize(("sampler", "steps", "order"), [(ddim, [20, 160], 1), (dpmpp_2m, [160, 640], 2)])
+def test_order(sampler: Callable[..., Tensor], steps: list[int], order: int, path: Path) -> None:
+    assert order_of_convergence(sampler, steps, path) == pytest.approx(order, abs=0.1)
 
 
-def test_dpmpp_2m_is_of_second_order() -> None:
-    assert order_of_convergence(dpmpp_2m, [160, 640]) == pytest.approx(2, abs=0.1)
+@pytest.mark.parametrize("path", [Schedule.cosine(20000), StraightFlow(20000), StraightFlow(20000, source_std=0.4)])
+def test_midpoint_is_of_second_order_at_least(path: Path) -> None:
+    """For Gaussian data the error of second order vanishes: what is left is of the third."""
+    assert order_of_convergence(midpoint, [10, 40], path) == pytest.approx(3, abs=0.15)
 
 
 def spread(sampler: Callable[..., Tensor], times: list[int], deviation: float) -> float:
     """Standard deviation of the samples against the true one, on the original schedule, with an exact denoiser."""
     schedule = Schedule.cosine(500)
     x = seeded_noise(500, torch.Size((1, 1, 150, 200)))
-    denoise = gaussian_denoiser(schedule, 0.0, deviation)
-    out = sampler(denoise, x, schedule, times=times, noise=seeded_noise)
+    predict = through_noise(schedule, gaussian(schedule, 0.0, deviation))
+    out = sampler(predict, x, schedule, times=times, noise=seeded_noise)
     return out.std().item() / deviation
 
 
@@ -127,13 +142,18 @@ def test_spread_of_samples(deviation: float) -> None:
 # Consistency
 
 
-def dummy(x: Tensor, t: Tensor) -> Tensor:
-    return x * (t / (t + 10)).view(-1, 1, 1, 1)
+HUNDRED = Schedule.cosine(100)
+
+
+def dummy(x: Tensor, t: float) -> Tensor:
+    """The clean image that follows from a noise of x * t / (t + 10)."""
+    times = torch.full((len(x),), int(t))
+    return HUNDRED.predict_start(x, times, x * (t / (t + 10))).clamp(-1, 1)
 
 
 def sample(sampler: Callable[..., Tensor], times: list[int], noise: Noise = seeded_noise) -> Tensor:
     x = torch.linspace(-2, 2, 2 * 3 * 4 * 4, dtype=torch.float64).view(2, 3, 4, 4)
-    return sampler(dummy, x, Schedule.cosine(100), times=times, noise=noise)
+    return sampler(dummy, x, HUNDRED, times=times, noise=noise)
 
 
 @pytest.mark.parametrize(
@@ -205,7 +225,52 @@ def test_the_clipped_last_beta_does_no_harm() -> None:
     x = seeded_noise(500, torch.Size((1, 1, 40, 40))).float()
     for sampler in SAMPLERS.values():
         for times in (time_grid(500, 8), time_grid(500, 8, "quadratic")):
-            denoise = gaussian_denoiser(schedule, 0.1, 0.2)
-            out = sampler(denoise, x, schedule, times=times, noise=lambda t, s: seeded_noise(t, s).float())
+            predict = through_noise(schedule, gaussian(schedule, 0.1, 0.2))
+            out = sampler(predict, x, schedule, times=times, noise=lambda t, s: seeded_noise(t, s).float())
             assert out.dtype == torch.float32
             assert abs(out.mean().item() - 0.1) < 0.05
+
+
+# Straight flow
+
+
+def test_one_step_of_a_flow_is_the_mean_and_all_steps_are_the_distribution() -> None:
+    path, mean, deviation = StraightFlow(500, source_std=0.5), 0.1, 0.2
+    x = 0.5 * seeded_noise(500, torch.Size((1, 1, 150, 200)))
+    predict = gaussian(path, mean, deviation)
+    one = ddim(predict, x, path, path.times(1), noise=no_noise)
+    torch.testing.assert_close(one, torch.full_like(one, mean))
+    for sampler, steps in ((ddim, 200), (midpoint, 10), (dpmpp_2m, 50), (ddpm, 200)):
+        out = sampler(predict, x, path, path.times(steps), noise=seeded_noise)
+        assert out.mean().item() == pytest.approx(mean, abs=0.01)
+        assert out.std().item() == pytest.approx(deviation, rel=0.05)
+
+
+@pytest.mark.parametrize("path", [StraightFlow(100), StraightFlow(100, source_std=0.4)])
+def test_steps_of_a_flow_follow_a_straight_line(path: Path) -> None:
+    """Where the clean image doesn't depend on x, every sampler without noise hits it, in any number of steps."""
+    truth, start = torch.full((1, 1, 2, 2), 0.3, dtype=torch.float64), torch.ones(1, 1, 2, 2, dtype=torch.float64)
+    for sampler in (ddim, midpoint, dpmpp_2m):
+        states: list[Tensor] = []
+        out = sampler(
+            lambda x, t: truth,
+            path.source_std * start,
+            path,
+            path.times(4),
+            noise=no_noise,
+            callback=lambda step, t, x, x0, states=states: states.append(x),  # type: ignore[misc]
+        )
+        torch.testing.assert_close(out, truth)
+        torch.testing.assert_close(states[0], 0.25 * truth + 0.75 * path.source_std * start)
+
+
+@given(st.integers(1, 200), st.data(), st.sampled_from(["linear", "superlinear", "quadratic"]))
+def test_times_of_a_flow(timesteps: int, data: st.DataObject, spacing: Spacing) -> None:
+    path = StraightFlow(timesteps)
+    times = path.times(data.draw(st.integers(1, timesteps)), spacing)
+    assert times[0] == timesteps
+    assert all(later <= earlier - 1 + 1e-9 for earlier, later in pairwise(times))
+    assert times[-1] >= 1
+    indices = [path.noise_index(t) for t in times]
+    assert len(set(indices)) == len(indices)  # no noise is used twice
+    assert max(indices) < timesteps  # nor that of the start

@@ -12,8 +12,8 @@ from models.diffusion import SRDiff
 from models.highresnet import HighResNet
 from models.misr import HighResLTAE
 from models.rrdb import RRDBNet
-from models.samplers import Noise, ddim, ddpm, time_grid
-from models.schedule import Schedule
+from models.samplers import Noise, ddim, ddpm
+from models.schedule import Schedule, time_grid
 from models.series import Backbone, Prediction, Series
 from models.unet import UNet
 from tasks.scenes.receptive_field import receptive_radius, sampling_radius
@@ -81,7 +81,7 @@ class Denoiser(nn.Module):
 @pytest.mark.parametrize(("reach", "expected"), [(0, 4), (6, 7), (20, 14)])
 def test_sampling_looks_as_far_as_backbone_and_noise_predictor_together(reach: int, expected: int) -> None:
     denoise = cast(UNet, Denoiser(reach=reach))
-    model = SRDiff(denoise_fn=denoise, backbone=Blur(radius=4), schedule=Schedule.cosine(10))
+    model = SRDiff(denoise_fn=denoise, backbone=Blur(radius=4), path=Schedule.cosine(10))
     sampler = functools.partial(ddim, times=[0])
     assert sampling_radius(model, sampler=sampler, amount=1, size=40) == expected
 
@@ -96,7 +96,7 @@ def test_beyond_the_radius_a_sampled_image_does_not_see_the_border() -> None:
     torch.manual_seed(0)
     backbone = RRDBNet(width=8, blocks=2, base_residual=True)
     unet = UNet(dim=8, dim_mults=(1, 2), cond_channels=backbone.feature_channels)
-    model = SRDiff(denoise_fn=unet, backbone=backbone, schedule=Schedule.cosine(50))
+    model = SRDiff(denoise_fn=unet, backbone=backbone, path=Schedule.cosine(50))
     radius = sampling_radius(model, sampler=functools.partial(ddpm, times=time_grid(50, 4, "quadratic")), amount=1)
     assert 2 < radius < 40
     lr = torch.rand(1, 1, 3, 64, 72) * 2 - 1
