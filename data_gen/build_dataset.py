@@ -71,9 +71,9 @@ def _main(options: argparse.Namespace) -> None:
     quiet()
     masks = None if options.mask in ("auto", "none") else Path(options.mask)
     truths = _dated(find_acquisitions(_paths(options.hr, "--hr"), days=options.hr_dates, bands=options.hr_bands,
-                                      scale=1.0, note=_say), "--hr_dates")  # fmt: skip
+                                      scale=1.0), "--hr_dates")  # fmt: skip
     views = _dated(find_acquisitions(_paths(options.lr, "--lr"), days=options.lr_dates, bands=options.lr_bands,
-                                     scale=options.lr_unit, masks=masks, note=_say), "--lr_dates")  # fmt: skip
+                                     scale=options.lr_unit, masks=masks), "--lr_dates")  # fmt: skip
     try:
         build(truths, views, options.output, wanted, say=_say, progress=_progress)
     except OSError as error:

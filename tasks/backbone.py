@@ -6,6 +6,7 @@ from models.losses import l1, l1_shift, l2
 from models.samplers import Callback, Noise
 from models.series import Backbone, Series
 from tasks.base import RandomKey, Result, StepDecay, Task, series_of
+from tasks.receptive_field import receptive_radius
 from utils.dataloader import Batch
 
 LOSSES = {"l1": l1, "l2": l2, "l1_shift": l1_shift}
@@ -28,3 +29,6 @@ class BackboneTask(Task):
         self, series: Series, *, noise: Noise, samples: int = 1, preview: bool = False, callback: Callback | None = None
     ) -> Result:
         return Result(sr=self.model(series).sr.float().clamp(-1, 1))
+
+    def halo(self, num_dates: int) -> int:
+        return receptive_radius(self.model, num_dates=num_dates)

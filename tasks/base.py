@@ -62,6 +62,10 @@ class Task(nn.Module):
         """Super-resolve a series. ``noise`` is asked for (B * samples, C, H, W); ``preview``: as validation does it."""
         raise NotImplementedError
 
+    def halo(self, num_dates: int) -> int:
+        """How far predictions from ``num_dates`` acquisitions look, in low-resolution pixels; measured."""
+        raise NotImplementedError
+
     def compiled_parts(self) -> list[nn.Module]:
         """The modules that torch.compile is worth on."""
         return [self.model]

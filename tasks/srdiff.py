@@ -10,6 +10,7 @@ from models.samplers import Callback, Noise, Sampler, ddim, ddpm, dpmpp_2m
 from models.schedule import Path, Spacing
 from models.series import Backbone, Series
 from tasks.base import RandomKey, Result, StepDecay, Task, series_of
+from tasks.receptive_field import sampling_radius
 from utils.config.settings import Diffusion
 from utils.dataloader import Batch
 from utils.errors import ConfigError
@@ -99,6 +100,9 @@ class SRDiffTask(Task):
         return Result(
             sr=drawn.mean(dim=1), backbone=backbone.sr.float().clamp(-1, 1), samples=drawn if samples > 1 else None
         )
+
+    def halo(self, num_dates: int) -> int:
+        return sampling_radius(self.model, sampler=self.preview_sampler, num_dates=num_dates)
 
     def compiled_parts(self) -> list[nn.Module]:
         return [self.model.denoise_fn, self.model.rrdb]

@@ -4,18 +4,15 @@ from collections.abc import Sequence
 from datetime import date
 from functools import cached_property
 from pathlib import Path
-from typing import cast
 
 import torch
 from torch import Tensor
 
 from models.samplers import Noise
-from models.series import Backbone, Series
+from models.series import Series
 from tasks.base import Task, sampling_noise
 from tasks.build import build_task
 from tasks.experiment import Report, translated
-from tasks.scenes.receptive_field import receptive_radius, sampling_radius
-from tasks.srdiff import SRDiffTask
 from utils.checkpoint import load_weights, open_saved
 from utils.config.parse import settings_from
 from utils.config.settings import Settings
@@ -39,7 +36,7 @@ class SuperResolver:
         self._task = task.eval()
         self._world, self._settings = world, settings
         self.scale = settings.data.sr_scale
-        self.amount = settings.data.sen2_amount
+        self.num_dates = settings.data.sen2_amount
         self.maxima = tuple(maxima or PUBLISHED_MAXIMA)
         self.stochastic = task.sampler_name is not None
         self.about = repr(settings)
@@ -47,9 +44,7 @@ class SuperResolver:
     @cached_property
     def halo(self) -> int:
         """How far the network looks, in low-resolution pixels: measured, so it takes a moment."""
-        if isinstance(self._task, SRDiffTask):
-            return sampling_radius(self._task.model, sampler=self._task.preview_sampler, amount=self.amount)
-        return receptive_radius(cast(Backbone, self._task.model), amount=self.amount)
+        return self._task.halo(self.num_dates)
 
     def __call__(self, series: Series, noise: Noise) -> Tensor:
         """Super-resolve a normalised series: (B, C, H, W), meant to lie in [-1, 1]."""
@@ -75,7 +70,7 @@ class SuperResolver:
             raise ConfigError(f"{tuple(images.shape)} are no images (T, 3, h, w) with {len(dates)} dates")
         images = images.to(self._world.device, torch.float32)
         days = torch.tensor([(day - target).days for day in dates], device=images.device)  # (T,)
-        chosen = nearest_views(days, torch.ones_like(days, dtype=torch.bool), amount=self.amount)
+        chosen = nearest_views(days, torch.ones_like(days, dtype=torch.bool), amount=self.num_dates)
         near = images[int(days.abs().argmin())]
         series = Series(
             lr=normalise_lr(images[chosen], self.maxima)[None],  # (1, N, C, h, w)

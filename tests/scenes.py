@@ -17,7 +17,7 @@ from models.samplers import Noise
 from models.series import Series
 from tasks.scenes.predict import Request, predict_scene
 from utils.distributed import World
-from utils.geo.acquisitions import Note, find_acquisitions
+from utils.geo.acquisitions import find_acquisitions
 from utils.radiometry import PUBLISHED_MAXIMA
 
 TRANSFORM = Affine(10, 0, 399960, 0, -10, 5300040)
@@ -130,8 +130,8 @@ class Network:
     about = ""
     halo = 4
 
-    def __init__(self, *, amount: int = 3) -> None:
-        self.amount = amount
+    def __init__(self, *, num_dates: int = 3) -> None:
+        self.num_dates = num_dates
         self.passes = 0
 
     def __call__(self, series: Series, noise: Noise) -> Tensor:
@@ -151,25 +151,20 @@ class Sampler(Network):
         return super().__call__(series, noise) + 0.1 * noise(7, series.base.shape)
 
 
-def quiet(text: str) -> None:
-    """A note that nobody reads."""
-
-
 def predict(
     network: Network,
     inputs: Sequence[Path],
     output: Path,
     *,
-    note: Note = quiet,
     days: Sequence[date] = (),
     masks: Path | None = None,
     world: World | None = None,
     **request: Any,
 ) -> NDArray:
     """Run ``predict_scene`` and read the result, (bands, H, W)."""
-    acquisitions = find_acquisitions(inputs, days=days, masks=masks, note=note)
+    acquisitions = find_acquisitions(inputs, days=days, masks=masks)
     asked = Request(output=output, **{"overwrite": True, **request})
     place = world or World(torch.device("cpu"))
-    predict_scene(network, acquisitions, asked, world=place, tags={"CHECKPOINT": "test", "COMMAND": "test"}, note=note)
+    predict_scene(network, acquisitions, asked, world=place, tags={"CHECKPOINT": "test", "COMMAND": "test"})
     with rasterio.open(output) as result:
         return result.read()

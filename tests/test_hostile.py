@@ -655,10 +655,10 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_any_damage_to_a_geotiff(images: Path, seed: int) -> None:
     """It is laid on another's grid, or a DataError."""
     with one_damaged([images / "s2" / "20180601.tif"], seed) as path, contextlib.suppress(DataError, ConfigError):
-        found = find_acquisitions([path], note=lambda text: None)
+        found = find_acquisitions([path])
         with rasterio.open(images / "s2" / "20180612.tif") as source:
             grid = grid_of(source)
-        reader = AlignedReader(found[0], grid, lambda text: None)
+        reader = AlignedReader(found[0], grid)
         try:
             assert reader.read(grid.box).reflectance.shape == (3, 32, 32)
         finally:
@@ -673,8 +673,8 @@ def test_a_data_set_from_damaged_images_is_whole_or_absent(images: Path, tmp_pat
     wanted = Wanted(patch=32, gap=0, clouds=False)
     with one_damaged(sorted(images.glob("*/*.tif")), seed):
         try:
-            truths = find_acquisitions([images / "hr" / "20180615.tif"], scale=1, note=lambda text: None)
-            views = find_acquisitions([images / "s2"], note=lambda text: None)
+            truths = find_acquisitions([images / "hr" / "20180615.tif"], scale=1)
+            views = find_acquisitions([images / "s2"])
             build(truths, views, output, wanted, say=lambda line: None, progress=lambda items, what: items)
         except (DataError, ConfigError):
             assert list(tmp_path.iterdir()) == []

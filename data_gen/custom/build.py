@@ -146,13 +146,9 @@ def _bounds(grid: PatchGrid, cell: Cell) -> Bounds:
     return x, y - grid.side, x + grid.side, y
 
 
-def _quiet(text: str) -> None:
-    """What is assumed of single files was said when they were found."""
-
-
 @contextlib.contextmanager
 def _laid(acquisition: Acquisition, grid: Grid) -> Iterator[AlignedReader]:
-    reader = AlignedReader(acquisition, grid, _quiet)
+    reader = AlignedReader(acquisition, grid)
     try:
         yield reader
     finally:

@@ -23,11 +23,10 @@ class DateChoice:
     Args:
         quality: (acquisition, box) -> what its pixels in a box inside the scene are worth.
         offsets: days from the target date to each acquisition.
-        amount: how many are wanted.
+        num_dates: how many acquisitions are wanted.
         min_valid: an acquisition is taken if at least this part of a cell is usable. Where too few are, the part of
-            the pixels that
-            any acquisition has counts instead (edges of swaths); where none is, any that has a good pixel, or else a
-            doubtful one.
+            the pixels that any acquisition has counts instead (edges of swaths). Where no acquisition has enough, one
+            with any good pixel is taken, or else one with any doubtful pixel.
     """
 
     def __init__(
@@ -35,20 +34,20 @@ class DateChoice:
         *,
         quality: Callable[[int, Box], Quality],
         offsets: Sequence[int],
-        amount: int,
+        num_dates: int,
         min_valid: float,
         height: int,
         width: int,
     ) -> None:
         self._quality = quality
         self._near = sorted(range(len(offsets)), key=lambda i: (abs(offsets[i]), offsets[i]))
-        self._amount = amount
+        self._amount = num_dates
         self._min_valid = min_valid
         self._scene = Box(Span(0, height), Span(0, width))
         self._blocks: dict[tuple[int, int], list[list[tuple[int, ...]]]] = {}
 
     def cell(self, row: int, column: int) -> tuple[int, ...]:
-        """Acquisitions of a cell, nearest to the target date first; fewer than ``amount`` where there are no more."""
+        """Acquisitions of a cell, nearest to the target date first; at most ``num_dates``."""
         block = row // _BLOCK, column // _BLOCK
         if block not in self._blocks:
             self._blocks[block] = self._choose(*block)
@@ -73,7 +72,7 @@ class DateChoice:
         ever = _per_cell(seen)
 
         def chosen(i: int, j: int) -> tuple[int, ...]:
-            wanted = self._amount  # it is asked for once only: what comes after is for want of better
+            wanted = self._amount  # only the first step must find so many; one is enough for the weaker steps
             steps = (
                 (good, self._min_valid * pixels[i, j]),
                 (good, self._min_valid * ever[i, j]),

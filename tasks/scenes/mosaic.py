@@ -95,9 +95,7 @@ class Mosaic:
         return pieces
 
 
-def write_results(
-    mosaic: Mosaic, files: Outputs, grid: Grid, *, tags: Mapping[str, str], maxima: Sequence[float]
-) -> None:
+def write_map(mosaic: Mosaic, files: Outputs, grid: Grid, *, tags: Mapping[str, str], maxima: Sequence[float]) -> None:
     """Write all files; the image last, so that where it is, the others are."""
     scale, region = mosaic.scale, mosaic.layout.region
     fine = region.times(scale)

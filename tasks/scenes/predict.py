@@ -1,32 +1,33 @@
-"""Whole scenes: tiles through a network, kept until all are there, then one georeferenced result."""
+"""Whole scenes: every tile goes through a network and is kept on disk; from all of them one map is written."""
 
 import argparse
+import logging
 import math
 import os
 import shlex
 import shutil
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import date
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from tqdm import tqdm
 
-from tasks.scenes.mosaic import Mosaic, Outputs, write_results
+from tasks.scenes.mosaic import Mosaic, Outputs, write_map
 from tasks.scenes.scene import Scene
 from tasks.scenes.tile_store import TileStore
-from tasks.scenes.tiles import Predictor, Tiles
-from tasks.scenes.tiling import overlap_for, plan
+from tasks.scenes.tiles import Predictor, TileRunner
+from tasks.scenes.tiling import Layout, overlap_for, plan
 from utils.distributed import World
 from utils.errors import ConfigError, DataError
-from utils.geo.acquisitions import Acquisition, Note, day_in, find_acquisitions
+from utils.geo.acquisitions import Acquisition, day_in, find_acquisitions
 from utils.geo.raster import region_of
 
-TILE = 96  # side of a window; more where the overlap is large
+logger = logging.getLogger(__name__)
 
-Progress = Callable[[Iterable[int], int], Iterable[int]]  # (steps, how many) -> the steps, seen to
+TILE = 96  # side of a window; more where the overlap is large
 
 
 class Request(NamedTuple):
@@ -56,45 +57,47 @@ def predict_scene(
     *,
     world: World,
     tags: Mapping[str, str],
-    note: Note,
-    progress: Progress = lambda steps, total: steps,
 ) -> Path:
     """Super-resolve a scene tile by tile. Finished tiles stay on disk until the result does, so a stopped run goes on.
 
     Args:
+        predictor: the trained network.
         acquisitions: in order of their dates.
-        world: processes share the tiles; the first one writes the result.
-        tags: go into the result beside the date and the acquisitions used. What equal tags and input give is equal.
-        progress: wraps the numbers of chunks as they are done, for a progress bar.
+        request: what is asked for.
+        world: its processes share the tiles; the first one writes the result.
+        tags: written into the result beside the date and the acquisitions used. Equal tags and input give equal files.
 
     Returns:
         The output's path: uint16 reflectance × 10000 (0: no data), or uint8 for display. Beside it: ``_flags.tif`` at
         the input's resolution (0 no data, 1 seen by the acquisition nearest to the date that the place is made from,
         2 filled from another), ``_preview.png``.
+
+    Raises:
+        ConfigError: what is asked for can't be, or doesn't fit the network.
+        DataError: a file can't be read or written, or there is too little room.
     """
     files = _outputs(request, predictor)
     target = request.target or max((a.day for a in acquisitions if a.day), default=None)
     if any(len(a.bands) != predictor.channels for a in acquisitions):
         raise ConfigError(f"this checkpoint wants {predictor.channels} bands; {acquisitions[0].name} gives others")
-    if len(acquisitions) < predictor.amount:
-        note(
-            f"the network looks at {predictor.amount} acquisitions; there are {len(acquisitions)}, the rest is padding"
+    if len(acquisitions) < predictor.num_dates:
+        logger.info(
+            f"the network looks at {predictor.num_dates} acquisitions; {len(acquisitions)} are there, so it is padded"
         )
     with Scene(
         acquisitions,
         target=target,
-        amount=predictor.amount,
+        num_dates=predictor.num_dates,
         min_valid=request.min_valid,
         clouds=request.clouds,
         middle=[top / 2 for top in predictor.maxima],
-        note=note,
     ) as scene:
         region = region_of(scene.grid, bbox=request.bbox, window=request.window)
         overlap = overlap_for(predictor.halo) if request.overlap is None else request.overlap
         tile = max(TILE, 4 * overlap) if request.tile is None else request.tile
         layout = plan(region, tile=tile, overlap=overlap, halo=predictor.halo)
         batch = request.batch or (1 if world.device.type == "cpu" else 16)
-        tiles = Tiles(
+        tiles = TileRunner(
             predictor,
             scene,
             layout,
@@ -104,13 +107,8 @@ def predict_scene(
             match_lr=request.match_lr,
             seed=request.seed,
             batch=batch,
-            smaller=lambda size: note(f"out of memory on {world.device}: going on with {size} windows at a time"),
         )
         about = {**tags, "TARGET_DATE": str(target or "unknown")}
-        aim = request._replace(overwrite=False)
-        work = _work(
-            acquisitions, predictor, world, aim=aim, layout=layout, batch=batch, checkpoint=tags.get("CHECKPOINT")
-        )
         if world.is_main:
             pixels = region.rows.size * region.columns.size * predictor.scale**2
             results = pixels * files.bytes_a_pixel(predictor.channels)
@@ -118,32 +116,44 @@ def predict_scene(
                 request.output.parent,
                 tiles=math.prod(layout.counts) * tiles.record.itemsize,
                 results=results,
-                note=note,
             )
         order = layout.order()
-        scratch = TileStore(_scratch_folder(request.output), record=tiles.record, work=work, first=world.is_main)
+        store = TileStore(
+            _store_folder(request.output),
+            record=tiles.record,
+            fingerprint=fingerprint(
+                predictor,
+                acquisitions,
+                request,
+                layout=layout,
+                batch=batch,
+                device=world.device,
+                checkpoint=tags.get("CHECKPOINT", ""),
+            ),
+            first=world.is_main,
+        )
         world.barrier()
-        done = scratch.finished()
+        done = store.finished()
         world.barrier()  # nobody writes before all have looked
         if world.is_main and done:
-            note(f"going on: {len(done)} of {len(order)} tiles are done")
+            logger.info(f"going on: {len(done)} of {len(order)} tiles are done")
         # A chunk goes through the network together: results don't depend on where a run was stopped or on who computes.
         chunks = [range(start, min(start + batch, len(order))) for start in range(0, len(order), batch)]
         own = [chunks[i] for i in range(world.rank, len(chunks), world.size) if not done.issuperset(chunks[i])]
-        for i in progress(range(len(own)), len(own)):
-            for index, record in zip(own[i], tiles.compute([order[k] for k in own[i]]), strict=True):
-                scratch.write(index, record)
+        for chunk in tqdm(own, disable=not world.is_main, unit="batch", desc="tiles"):
+            for index, record in zip(chunk, tiles.compute([order[k] for k in chunk]), strict=True):
+                store.write(index, record)
         world.barrier()
         if world.is_main:
-            mosaic = Mosaic(scratch, layout, scale=predictor.scale, channels=predictor.channels)
+            mosaic = Mosaic(store, layout, scale=predictor.scale, channels=predictor.channels)
             used = [acquisitions[i] for i in mosaic.used()]
             listed = "; ".join(f"{a.day} {a.name}" if a.day else a.name for a in used)
-            write_results(mosaic, files, scene.grid, tags=about | {"ACQUISITIONS": listed}, maxima=predictor.maxima)
-            scratch.remove()
+            write_map(mosaic, files, scene.grid, tags=about | {"ACQUISITIONS": listed}, maxima=predictor.maxima)
+            store.remove()
     return request.output
 
 
-def _scratch_folder(output: Path) -> Path:
+def _store_folder(output: Path) -> Path:
     return output.with_name(f".{output.name}.tiles")
 
 
@@ -165,9 +175,7 @@ def _outputs(request: Request, predictor: Predictor) -> Outputs:
             raise DataError(f"{path.parent}: no such folder; make it first")
         if not os.access(path.parent, os.W_OK):
             raise DataError(f"{path.parent}: can't be written to")
-        mine = (
-            path != files.image and _scratch_folder(files.image).exists()
-        )  # a run that stopped while it wrote results
+        mine = path != files.image and _store_folder(files.image).exists()  # a run that stopped while it wrote results
         if path.exists() and not request.overwrite and not mine:
             raise DataError(f"{path}: exists; give --overwrite to replace it")
     if len(set(files.paths())) < len(files.paths()):
@@ -175,7 +183,7 @@ def _outputs(request: Request, predictor: Predictor) -> Outputs:
     return files
 
 
-def _state_disk(folder: Path, *, tiles: int, results: int, note: Note) -> None:
+def _state_disk(folder: Path, *, tiles: int, results: int) -> None:
     """Say what room is needed at most. Raises DataError where even the tiles don't fit."""
     # A result: its pixels aside, then the file with its overviews (a third), which GDAL also keeps aside.
     needed = tiles + results * (1 + 4 / 3 + 1 / 3)
@@ -183,17 +191,41 @@ def _state_disk(folder: Path, *, tiles: int, results: int, note: Note) -> None:
     said = f"needs at most {needed / 1e9:.2f} GB in {folder.resolve()}, {free / 1e9:.2f} GB are free"
     if free < tiles + results / 2:
         raise DataError(said)
-    note(said)
+    logger.info(said)
 
 
-def _work(acquisitions: Sequence[Acquisition], predictor: Predictor, world: World, **what: object) -> dict[str, str]:
-    """Everything that pixels depend on: tiles of other work must not be taken for this one's."""
+def fingerprint(
+    predictor: Predictor,
+    acquisitions: Sequence[Acquisition],
+    request: Request,
+    *,
+    layout: Layout,
+    batch: int,
+    device: torch.device,
+    checkpoint: str,
+) -> dict[str, Any]:
+    """Everything that a tile's pixels depend on: tiles on disk are used only where all of it is equal."""
     paths = sorted({path for a in acquisitions for path, _ in (*a.bands, *([a.classes] if a.classes else []))})
-    files = [(str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns) for path in paths]
-    network = (predictor.scale, predictor.channels, predictor.amount, predictor.maxima, predictor.halo, predictor.about)
-    where = (world.device.type, torch.__version__)
     return {
-        name: repr(x) for name, x in (what | locals()).items() if name not in ("what", "paths", "predictor", "world")
+        "acquisitions": [repr(acquisition) for acquisition in acquisitions],
+        "files": [(str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns) for path in paths],
+        "checkpoint": checkpoint,
+        "settings": predictor.about,
+        "scale": predictor.scale,
+        "channels": predictor.channels,
+        "num_dates": predictor.num_dates,
+        "maxima": list(predictor.maxima),
+        "halo": predictor.halo,
+        "layout": repr(layout),
+        "target": str(request.target),
+        "samples": request.samples,
+        "clouds": request.clouds,
+        "min_valid": request.min_valid,
+        "match_lr": request.match_lr,
+        "seed": request.seed,
+        "batch": batch,
+        "device": device.type,
+        "torch": torch.__version__,
     }
 
 
@@ -225,20 +257,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def predict_from_options(
     options: argparse.Namespace, predictor: Predictor, world: World, *, checkpoint: str, seed: int = 0
 ) -> Path:
-    """What the command does with the options of ``add_arguments``; prints notes and progress. Returns the output.
+    """Predict a scene as the options of ``add_arguments`` say.
 
-    Raises DataError or ConfigError for input that doesn't serve.
+    Args:
+        checkpoint: what the result's tag CHECKPOINT says.
+        seed: of a diffusion model's noise.
+
+    Returns:
+        The output's path.
+
+    Raises:
+        ConfigError: options that can't be.
+        DataError: input that can't be read.
     """
     if options.output is None:
         raise ConfigError("--predict needs --output OUT.tif")
 
-    def note(text: str) -> None:
-        if world.is_main:
-            tqdm.write(text, file=sys.stderr)
-
     masks = None if options.mask in ("auto", "none") else Path(options.mask)
     acquisitions = find_acquisitions(
-        options.predict, days=options.dates, bands=options.bands, scale=options.scale, masks=masks, note=note
+        options.predict, days=options.dates, bands=options.bands, scale=options.scale, masks=masks
     )
     same = (
         "samples",
@@ -260,11 +297,7 @@ def predict_from_options(
         **{name: getattr(options, name) for name in same},
     )
     tags = {"CHECKPOINT": checkpoint, "COMMAND": shlex.join(["python", *sys.argv])}
-    return predict_scene(predictor, acquisitions, request, world=world, tags=tags, note=note, progress=_bar(world))
-
-
-def _bar(world: World) -> Progress:
-    return lambda steps, total: tqdm(steps, total=total, disable=not world.is_main, unit="batch", desc="tiles")
+    return predict_scene(predictor, acquisitions, request, world=world, tags=tags)
 
 
 def _day(text: str) -> date:

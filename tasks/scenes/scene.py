@@ -1,6 +1,7 @@
 """A place at several dates: what can be used of each acquisition, which ones a tile is made from, holes filled."""
 
 import contextlib
+import logging
 from collections.abc import Sequence
 from datetime import date
 from types import TracebackType
@@ -12,10 +13,12 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 
 from tasks.scenes.date_selection import CELL, FEATHER, DateChoice, feathered
-from utils.geo.acquisitions import Acquisition, Note, open_raster
+from utils.geo.acquisitions import Acquisition, open_raster
 from utils.geo.clouds import DOUBTFUL, GOOD, Mask, Quality
 from utils.geo.raster import AlignedReader, Grid, gdal_memory, grid_of, rated_pixels
 from utils.geo.windows import Box, Span, mirrored
+
+logger = logging.getLogger(__name__)
 
 SPREAD = 8  # pixels that colours run into places which no acquisition saw
 SOFT = 4  # pixels over which an acquisition fades into what fills its holes
@@ -27,11 +30,10 @@ class Scene:
     Args:
         acquisitions: in order of their dates.
         target: the date asked for; None where the only acquisition has none.
-        amount: how many acquisitions a network wants.
+        num_dates: how many acquisitions the network looks at.
         min_valid: see ``DateChoice``.
         clouds: leave out clouds: by scene classification where there is one, else by brightness.
-        middle: reflectance of each band that stands where no acquisition saw anything near.
-        note: hears what was assumed.
+        middle: a reflectance for each band, used where no acquisition has data within SPREAD pixels.
     """
 
     def __init__(
@@ -39,11 +41,10 @@ class Scene:
         acquisitions: Sequence[Acquisition],
         *,
         target: date | None,
-        amount: int,
+        num_dates: int,
         min_valid: float,
         clouds: bool,
         middle: Sequence[float],
-        note: Note,
     ) -> None:
         self.acquisitions = tuple(acquisitions)
         self.middle = np.array(middle, np.float32).reshape(-1, 1, 1)
@@ -56,21 +57,23 @@ class Scene:
         self._readers: list[AlignedReader] = []
         try:
             for acquisition in acquisitions:
-                reader = AlignedReader(acquisition, self.grid, note)
+                reader = AlignedReader(acquisition, self.grid)
                 self._files.callback(reader.close)
                 self._readers.append(reader)
+                for path in reader.resampled:
+                    logger.info(f"{path.name}: lies on another grid; resampled onto the first image's")
         except BaseException:
             self._files.close()
             raise
         bare = [a.name for a in acquisitions if a.classes is None]
         if clouds and bare and len(acquisitions) > 1:
-            note(
+            logger.info(
                 f"{len(bare)} of {len(acquisitions)} images have no scene classification: clouds are told by brightness"
             )
         self.choice = DateChoice(
             quality=lambda index, box: self.pixels(index, box)[1],
             offsets=self.offsets,
-            amount=amount,
+            num_dates=num_dates,
             min_valid=min_valid,
             height=self.grid.height,
             width=self.grid.width,
@@ -95,7 +98,7 @@ class Scene:
         return sorted(others, key=lambda i: (abs(self.offsets[i] - own), self.offsets[i]))
 
 
-class View(NamedTuple):
+class FilledView(NamedTuple):
     """An acquisition in a window, without holes."""
 
     reflectance: NDArray[np.float32]  # (C, h, w)
@@ -103,7 +106,7 @@ class View(NamedTuple):
     known: Mask  # (h, w): pixels that any acquisition has
 
 
-class Patch:
+class SceneWindow:
     """A window on a scene; it may reach beyond the scene, which is mirrored there."""
 
     def __init__(self, scene: Scene, box: Box) -> None:
@@ -132,11 +135,11 @@ class Patch:
         weights /= np.where(total > 0, total, 1)
         return sets, labels[self._inner], weights
 
-    def view(self, index: int) -> View:
-        """An acquisition, its holes filled from the date nearest to it, pixel by pixel; what no date has, from around.
+    def view(self, index: int) -> FilledView:
+        """An acquisition whose holes are filled, pixel by pixel, from the acquisition nearest to it in time.
 
-        Good pixels of any date come before doubtful ones; what is doubtful at every date (a white roof) is its own
-        again.
+        A good pixel of another date is taken before the acquisition's own doubtful one. Where every date is doubtful
+        (a white roof), its own is kept. Where no date has data, the mean of the pixels around is taken.
         """
         own, quality = self._pixels(index)
         reflectance, known, observed = own.copy(), quality == GOOD, quality == GOOD
@@ -150,7 +153,7 @@ class Patch:
             reflectance = self._soften(index, reflectance, filled)
         if not known.all():
             reflectance = _spread(reflectance, known, self._scene.middle)
-        return View(reflectance[:, *self._inner], observed[self._inner], known[self._inner])
+        return FilledView(reflectance[:, *self._inner], observed[self._inner], known[self._inner])
 
     def _fill(self, reflectance: NDArray[np.float32], known: Mask, *, of: int, least: int) -> Mask:
         """Write pixels of other dates where nothing is known yet; what is known now."""

@@ -1,4 +1,4 @@
-"""Finished pieces of a long computation on disk: a stopped run goes on, several processes share the work."""
+"""Finished tiles on disk, so that a stopped run goes on and several processes share the work."""
 
 import json
 import shutil
@@ -20,23 +20,25 @@ class TileStore:
     record: neither counts. Processes may write different records at the same time.
 
     Args:
-        folder: made, or taken over if it belongs to the same work; then only ``finished`` records stay.
-        work: what the records depend on, as JSON; another work's folder is emptied.
+        folder: made, or used again if its fingerprint is the same; another one's records are deleted.
+        record: the type of a tile's record.
+        fingerprint: everything that the records depend on, as JSON.
+        first: this process makes the folder; the others wait for it.
     """
 
-    def __init__(self, folder: Path, *, record: np.dtype, work: dict[str, Any], first: bool = True) -> None:
+    def __init__(self, folder: Path, *, record: np.dtype, fingerprint: dict[str, Any], first: bool = True) -> None:
         self.folder = folder
         self._record = record
         self._data = folder / "records.bin"
         self._journal = folder / "journal.txt"
-        described = json.dumps({**work, "record": str(record)}, indent=1, sort_keys=True)
-        of = folder / "work.json"
-        if first and (not of.exists() or of.read_text() != described):
+        described = json.dumps({**fingerprint, "record": str(record)}, indent=1, sort_keys=True)
+        about = folder / "fingerprint.json"
+        if first and (not about.exists() or about.read_text() != described):
             shutil.rmtree(folder, ignore_errors=True)
             folder.mkdir(parents=True)
             self._data.touch()
             self._journal.touch()
-            of.write_text(described)  # last: a folder without it is begun anew
+            about.write_text(described)  # last: a folder without it is begun anew
 
     def write(self, index: int, record: NDArray) -> None:
         """Keep record ``index`` (0-dimensional, of the type). Raises DataError where there is no room."""

@@ -1,7 +1,7 @@
 """Tiles of a scene through a network: series, batches, noise by absolute pixel, back to reflectance, dates blended."""
 
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from models.samplers import Noise
 from models.series import Series
-from tasks.scenes.scene import Patch, Scene
+from tasks.scenes.scene import Scene, SceneWindow
 from tasks.scenes.tiling import Layout, run_in_batches
 from utils.geo.clouds import grow
 from utils.geo.windows import Box, Span, align_down, align_up
@@ -29,7 +29,7 @@ class Predictor(Protocol):
 
     scale: int
     channels: int
-    amount: int  # acquisitions that it wants; 1: a single image
+    num_dates: int  # acquisitions that it wants; 1: a single image
     maxima: tuple[float, ...]  # reflectance of each band that is normalised to 1
     stochastic: bool  # results depend on noise
     about: str  # what else results depend on, as the sampler: tiles of another are not taken for its own
@@ -57,16 +57,16 @@ class TileJob(NamedTuple):
     weights: NDArray[np.float32]  # of the part, (s·h, s·w)
 
 
-class Tiles:
+class TileRunner:
     """Computes tiles of a scene.
 
     Args:
         samples: draws of a stochastic network; the result is their mean.
         spread: also give their standard deviation.
         match_lr: make the result, averaged over low-resolution pixels, equal to the acquisition nearest to the target
-        date. seed: of the noise.
+            date.
+        seed: of the noise.
         batch: windows that go through the network together at first.
-        smaller: hears of a smaller batch when memory ran out.
     """
 
     def __init__(
@@ -81,7 +81,6 @@ class Tiles:
         match_lr: bool,
         seed: int,
         batch: int,
-        smaller: Callable[[int], None],
     ) -> None:
         self._predictor = predictor
         self._scene = scene
@@ -91,7 +90,6 @@ class Tiles:
         self._match_lr = match_lr
         self._seed = seed
         self._batch = batch
-        self._smaller = smaller
         height, width = layout.support(0, 0).shape
         s, channels = predictor.scale, predictor.channels
         fields = [
@@ -108,22 +106,22 @@ class Tiles:
     def compute(self, cells: Sequence[tuple[int, int]]) -> NDArray:
         """Records of tiles (n,)."""
         records = np.zeros(len(cells), self.record)
-        works: dict[tuple[int, int], list[TileJob]] = defaultdict(list)
+        jobs: dict[tuple[int, int], list[TileJob]] = defaultdict(list)
         for index, cell in enumerate(cells):
-            for work in self._prepare(index, cell, records[index]):
-                works[work.box.shape].append(work)
+            for job in self._prepare(index, cell, records[index]):
+                jobs[job.box.shape].append(job)
         sums = np.zeros((2 if self.spread else 1, *records["image"].shape), np.float32)  # mean and deviation
         supports = [self._layout.support(*cell) for cell in cells]
 
         def compute(batch: Sequence[TileJob]) -> None:
-            for work, result in zip(batch, self._predict(batch), strict=True):
-                rows, columns = work.part.times(self._predictor.scale).slices(
-                    supports[work.tile].times(self._predictor.scale)
+            for job, result in zip(batch, self._predict(batch), strict=True):
+                rows, columns = job.part.times(self._predictor.scale).slices(
+                    supports[job.tile].times(self._predictor.scale)
                 )
-                sums[:, work.tile, :, rows, columns] += result[: len(sums)] * work.weights
+                sums[:, job.tile, :, rows, columns] += result[: len(sums)] * job.weights
 
-        for shape in sorted(works):
-            self._batch = run_in_batches(compute, works[shape], batch=self._batch, smaller=self._smaller)
+        for shape in sorted(jobs):
+            self._batch = run_in_batches(compute, jobs[shape], batch=self._batch)
         for record, image in zip(records, sums[0], strict=True):
             seen = (record["flags"] != UNSEEN).repeat(self._predictor.scale, 0).repeat(self._predictor.scale, 1)
             record["image"] = np.where(seen, _integers(image), NODATA)
@@ -134,16 +132,16 @@ class Tiles:
     def _prepare(self, index: int, cell: tuple[int, int], record: NDArray) -> list[TileJob]:
         """The passes that a tile needs; what needs no network is written to its record."""
         window, support = self._layout.window(*cell), self._layout.support(*cell)
-        patch = Patch(self._scene, window)
-        sets, labels, weights = patch.choices()
+        place = SceneWindow(self._scene, window)
+        sets, labels, weights = place.choices()
         inner = support.slices(window)
-        works = []
+        jobs = []
         for number, chosen in enumerate(sets):
             share = weights[number]  # with a margin of one pixel
             touched = grow(share > 0, 1)[1:-1, 1:-1][inner]  # interpolation reaches one pixel further
             if not touched.any():
                 continue
-            views = {acquisition: patch.view(acquisition) for acquisition in sorted(chosen)}  # in order of dates
+            views = {acquisition: place.view(acquisition) for acquisition in sorted(chosen)}  # in order of dates
             near = views[chosen[0]]
             own = (labels[inner] == number) & near.known[inner]
             record["flags"][own] = np.where(near.observed[inner], OBSERVED, FILLED)[own]
@@ -151,9 +149,9 @@ class Tiles:
             part = _bounding_box(touched, support)
             box = Box(*(_align(span) for span in part.grown(self._layout.trim))).within(window)
             here = box.slices(window)
-            missing = self._predictor.amount - len(chosen)
+            missing = self._predictor.num_dates - len(chosen)
             order = [*views, *[max(views)] * missing]  # padded by repeating the last
-            works.append(
+            jobs.append(
                 TileJob(
                     tile=index,
                     box=box,
@@ -165,21 +163,21 @@ class Tiles:
                     weights=_enlarged(share, part.slices(window), self._predictor.scale),
                 )
             )
-        record["used"][sorted(patch.used)] = 1
-        return works
+        record["used"][sorted(place.used)] = 1
+        return jobs
 
     @torch.no_grad()
     def _predict(self, batch: Sequence[TileJob]) -> list[NDArray[np.float32]]:
         """Mean and deviation over the samples, reflectance × 10000, of each window's used part (2, C, s·h, s·w)."""
         predictor, s = self._predictor, self._predictor.scale
-        reflectance = torch.stack([work.reflectance for work in batch]).to(self._device)  # (B, T, C, h, w)
-        nearest = torch.stack([work.nearest for work in batch]).to(self._device)  # (B, C, h, w)
+        reflectance = torch.stack([job.reflectance for job in batch]).to(self._device)  # (B, T, C, h, w)
+        nearest = torch.stack([job.nearest for job in batch]).to(self._device)  # (B, C, h, w)
         base = bicubic(nearest, scale=s)  # (B, C, s·h, s·w)
         top = torch.tensor(predictor.maxima, device=self._device).view(-1, 1, 1)
         series = Series(
             lr=normalise_lr(reflectance, predictor.maxima),
-            dates=torch.stack([work.dates for work in batch]).to(self._device),
-            mask=torch.stack([work.mask for work in batch]).to(self._device),
+            dates=torch.stack([job.dates for job in batch]).to(self._device),
+            mask=torch.stack([job.mask for job in batch]).to(self._device),
             base=normalise_lr(base, predictor.maxima),
         )
         mean, squares = torch.zeros_like(base), torch.zeros_like(base)
@@ -193,13 +191,13 @@ class Tiles:
             mean = mean + change / (sample + 1)
             squares = squares + change * (image - mean)
         result = torch.stack([mean, (squares / self._samples).sqrt()], dim=1) * REFLECTANCE  # (B, 2, C, s·h, s·w)
-        parts = [work.part.times(s).slices(work.box.times(s)) for work in batch]
+        parts = [job.part.times(s).slices(job.box.times(s)) for job in batch]
         return [image[:, :, *part].cpu().numpy() for image, part in zip(result, parts, strict=True)]
 
     def _noise(self, batch: Sequence[TileJob], sample: int) -> Noise:
         """Noise that belongs to the pixel's place in the scene, so windows that share pixels share their noise."""
         key = torch.tensor([sample], device=self._device)
-        origins = [work.box.times(self._predictor.scale) for work in batch]
+        origins = [job.box.times(self._predictor.scale) for job in batch]
 
         def noise(step: int, shape: torch.Size) -> Tensor:
             return torch.cat(

@@ -6,6 +6,7 @@ the neighbour. Neighbours share 2·trim + ramp pixels, and their weights sum to 
 fall doesn't show.
 """
 
+import logging
 import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple, TypeVar
@@ -17,6 +18,8 @@ from numpy.typing import NDArray
 from utils.distributed import is_out_of_memory
 from utils.errors import ConfigError, TrainingError
 from utils.geo.windows import ALIGNMENT, Box, Span, align_down, align_up
+
+logger = logging.getLogger(__name__)
 
 FADE = 4  # the ramp's width where the overlap is made to fit the context
 SUPERBLOCK = (
@@ -93,11 +96,13 @@ def plan(region: Box, *, tile: int, overlap: int, halo: int) -> Layout:
     """Cover a region with windows of ``tile`` pixels, smaller ones where the region is.
 
     Args:
-        overlap: pixels that neighbours share; 2·halo + 4 is enough, less makes the context shorter than the network
-        looks. halo: how far a network looks.
+        region: the low-resolution pixels to cover.
+        tile: side of a window.
+        overlap: pixels that neighbours share. 2·halo + 4 is enough; with less, pixels miss some of their context.
+        halo: how far the network looks, in low-resolution pixels.
 
     Raises:
-        ConfigError: sizes that can't cover anything.
+        ConfigError: ``tile`` doesn't exceed ``overlap``.
     """
     overlap = align_up(overlap)
     tile = align_up(tile)
@@ -118,13 +123,14 @@ def plan(region: Box, *, tile: int, overlap: int, halo: int) -> Layout:
     return Layout(region, (sizes[0], sizes[1]), overlap, trim, ramp, (counts[0], counts[1]))
 
 
-def run_in_batches(
-    compute: Callable[[Sequence[Item]], None], items: Sequence[Item], *, batch: int, smaller: Callable[[int], None]
-) -> int:
-    """Call ``compute`` on batches of items; where a device's memory runs out, on smaller ones from then on.
+def run_in_batches(compute: Callable[[Sequence[Item]], None], items: Sequence[Item], *, batch: int) -> int:
+    """Call ``compute`` on batches of items; where a device's memory runs out, on smaller batches from then on.
 
-    Returns the batch size that went well; ``smaller`` hears of each new one. Raises TrainingError if one item is too
-    much.
+    Returns:
+        The batch size that fitted.
+
+    Raises:
+        TrainingError: the memory doesn't hold one item.
     """
     done = 0
     while done < len(items):
@@ -139,5 +145,5 @@ def run_in_batches(
             raise TrainingError("one tile doesn't fit in the device's memory: choose a smaller --tile")
         batch = -(-min(batch, len(items) - done) // 2)
         torch.cuda.empty_cache()
-        smaller(batch)
+        logger.info(f"out of memory: going on with {batch} windows at a time")
     return batch

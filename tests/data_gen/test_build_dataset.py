@@ -102,8 +102,8 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def built(images: Path, output: Path, **wanted: Any) -> dict[str, int]:
     said: list[str] = []
-    truths = find_acquisitions(sorted((images / "hr").iterdir()), scale=1, note=said.append)
-    views = find_acquisitions(sorted((images / "s2").glob("*/*.tif")), note=said.append)
+    truths = find_acquisitions(sorted((images / "hr").iterdir()), scale=1)
+    views = find_acquisitions(sorted((images / "s2").glob("*/*.tif")))
     options = Wanted(**{"patch": 96, "gap": 0, **wanted})
     return build(truths, views, output, options, say=said.append, progress=lambda items, what: items)
 
@@ -201,8 +201,8 @@ def test_the_stretch(images: Path, tmp_path: Path) -> None:
 def test_the_low_resolution_made_by_averaging(images: Path, tmp_path: Path) -> None:
     """The truth itself as Sentinel-2: exactly its own averages."""
     name = "T30UVU_20180601.tif"
-    views = find_acquisitions([images / "s2" / "2018" / name], note=lambda text: None)
-    truths = find_acquisitions([images / "s2" / "2018" / name], scale=1, note=lambda text: None)
+    views = find_acquisitions([images / "s2" / "2018" / name])
+    truths = find_acquisitions([images / "s2" / "2018" / name], scale=1)
     wanted = Wanted(patch=64, resolution=10, gap=0, clouds=False)
     build(truths, views, tmp_path / "own", wanted, say=lambda line: None, progress=lambda items, what: items)
     whole = pixels(images / "s2" / "2018" / name)[0].astype(float)

@@ -1,8 +1,9 @@
 """Which Sentinel-2 acquisitions there are: files, bands, dates, what their numbers mean. No pixels are read here."""
 
 import contextlib
+import logging
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
@@ -17,6 +18,8 @@ from rasterio.io import DatasetReader
 from utils.errors import ConfigError, DataError
 from utils.geo.sentinel2_safe import is_safe, read_safe
 
+logger = logging.getLogger(__name__)
+
 GDAL_ERRORS = (RasterioError, CPLE_BaseError, OSError, ValueError)  # what reading a damaged file can end in
 RASTERS = (".tif", ".tiff", ".jp2")
 DATE_TAGS = ("ACQUISITION_DATE", "SENSING_DATE", "SENSING_TIME", "PRODUCT_START_TIME", "DATETIME", "DATE", "TIMESTAMP")
@@ -30,7 +33,6 @@ _PRODUCT = re.compile(r"S2[A-Z]_MSIL\d[A-Z]_(\d{4})(\d{2})(\d{2})T")
 _DAY = re.compile(r"(?<!\d)(\d{4})([-_]?)(\d{2})\2(\d{2})(?!\d)")
 _SCL = re.compile(r"(?<![a-z0-9])scl(_?[12]0m)?(?![a-z])", re.IGNORECASE)
 
-Note = Callable[[str], None]
 Band = tuple[Path, int]  # a file and the number of the band in it, from 1
 
 
@@ -53,7 +55,6 @@ def find_acquisitions(
     bands: Sequence[int] = (),
     scale: float | None = None,
     masks: Path | None = None,
-    note: Note,
 ) -> list[Acquisition]:
     """The acquisitions that paths name, in order of their dates.
 
@@ -63,7 +64,6 @@ def find_acquisitions(
         bands: numbers of the bands, from 1, in the order red, green, blue.
         scale: the number that means reflectance 1.
         masks: a folder with a scene classification for each date; else files and bands called SCL are looked for.
-        note: hears what was assumed.
 
     Raises:
         DataError: what is no raster, has no date or no bands that can be told apart.
@@ -81,7 +81,7 @@ def find_acquisitions(
     given = dict(zip(sorted([*images, *products]), days, strict=False))
     found = [_from_safe(path, day=given.get(path)) for path in products]
     for path in images:
-        found.append(_from_raster(path, day=given.get(path), bands=bands, scale=scale, beside=beside, note=note))
+        found.append(_from_raster(path, day=given.get(path), bands=bands, scale=scale, beside=beside))
     if len(found) > 1:
         for acquisition in found:
             if acquisition.day is None:
@@ -172,13 +172,13 @@ def _from_safe(folder: Path, *, day: date | None) -> Acquisition:
 
 
 def _from_raster(
-    path: Path, *, day: date | None, bands: Sequence[int], scale: float | None, beside: Sequence[Path], note: Note
+    path: Path, *, day: date | None, bands: Sequence[int], scale: float | None, beside: Sequence[Path]
 ) -> Acquisition:
     with open_raster(path) as source:
         names = [(description or "").strip().lower() for description in source.descriptions]
         classes = (path, names.index("scl") + 1) if "scl" in names else None
-        indexes = _choose_bands(source, path, names, bands, note)
-        gains, offsets = _meaning(source, path, indexes, scale, note)
+        indexes = _choose_bands(source, path, names, bands)
+        gains, offsets = _meaning(source, path, indexes, scale)
         tags = {key.upper(): value for key, value in source.tags().items()}
     day = day or day_in(path.stem) or next(filter(None, (day_in(tags.get(tag, "")) for tag in DATE_TAGS)), None)
     return Acquisition(
@@ -191,9 +191,7 @@ def _from_raster(
     )
 
 
-def _choose_bands(
-    source: DatasetReader, path: Path, names: Sequence[str], wanted: Sequence[int], note: Note
-) -> list[int]:
+def _choose_bands(source: DatasetReader, path: Path, names: Sequence[str], wanted: Sequence[int]) -> list[int]:
     if wanted:
         if max(wanted) > source.count or min(wanted) < 1:
             raise DataError(f"{path}: has {source.count} bands; --bands {','.join(map(str, wanted))} asks for others")
@@ -205,7 +203,7 @@ def _choose_bands(
     if all(by_colour):
         return by_colour
     if source.count == 3:
-        note(f"{path.name}: bands have no names; taken as red, green, blue")
+        logger.info(f"{path.name}: bands have no names; taken as red, green, blue")
         return [1, 2, 3]
     raise DataError(
         f"{path}: {source.count} band{'s' * (source.count != 1)}, not described as B04, B03, B02 (red, green, blue); "
@@ -214,7 +212,7 @@ def _choose_bands(
 
 
 def _meaning(
-    source: DatasetReader, path: Path, indexes: Sequence[int], scale: float | None, note: Note
+    source: DatasetReader, path: Path, indexes: Sequence[int], scale: float | None
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Gains and offsets that make reflectance: from ``scale``, the file's own tags, or the type of its numbers."""
     gains = tuple(source.scales[index - 1] for index in indexes)
@@ -230,7 +228,7 @@ def _meaning(
             shape = (len(indexes), min(source.height, 256), min(source.width, 256))
             peek = source.read(list(indexes), out_shape=shape, masked=True).filled(np.nan)
             scale = QUANTIFICATION if np.nanpercentile(np.nan_to_num(peek), 90) > 2 else 1.0
-            note(f"{path.name}: floating point numbers, taken as reflectance × {scale:g}")
+            logger.info(f"{path.name}: floating point numbers, taken as reflectance × {scale:g}")
     return (1 / scale,) * len(indexes), (0.0,) * len(indexes)
 
 

@@ -21,7 +21,7 @@ from rasterio.windows import Window, from_bounds
 
 from utils.errors import ConfigError, DataError
 from utils.files import atomic_write
-from utils.geo.acquisitions import GDAL_ERRORS, Acquisition, Band, Note, open_raster
+from utils.geo.acquisitions import GDAL_ERRORS, Acquisition, Band, open_raster
 from utils.geo.clouds import (
     BRIGHT_MARGIN,
     DOUBTFUL,
@@ -132,17 +132,18 @@ class Pixels(NamedTuple):
 class AlignedReader:
     """An acquisition on a grid; if its own is another, resampled (cubic, averaged if much finer; classes: nearest)."""
 
-    def __init__(self, acquisition: Acquisition, grid: Grid, note: Note) -> None:
+    def __init__(self, acquisition: Acquisition, grid: Grid) -> None:
         self._acquisition = acquisition
         self._grid = grid
         self._files = contextlib.ExitStack()
         self._opened: dict[tuple[Path, Resampling], DatasetReader | WarpedVRT] = {}
         self._kernel = Resampling.nearest
+        self.resampled: list[Path] = []  # its files that lie on another grid
         try:
             for path in dict.fromkeys(path for path, _ in acquisition.bands):
                 if not self._is_laid(path):
                     self._kernel = self._resampling(path)
-                    note(f"{path.name}: lies on another grid; resampled onto the first image's")
+                    self.resampled.append(path)
             if acquisition.classes and not self._is_laid(acquisition.classes[0]):
                 self._resampling(acquisition.classes[0])
         except BaseException:

@@ -1,23 +1,17 @@
 """Sentinel-2 products as they are distributed: a .SAFE folder with its metadata, level 1C or 2A."""
 
 import re
-import xml.parsers.expat
 from datetime import date
 from pathlib import Path
 from typing import NamedTuple
+from xml.etree.ElementTree import Element, ParseError
+
+from defusedxml import DefusedXmlException, ElementTree
 
 from utils.errors import DataError
 
 # band_id of the metadata's offset lists; the order is that of the networks: red, green, blue.
 BANDS = {"B04": "3", "B03": "2", "B02": "1"}
-
-
-class Element(NamedTuple):
-    """One element of the metadata that holds text."""
-
-    name: str  # without its namespace
-    attributes: dict[str, str]
-    text: str
 
 
 class SafeProduct(NamedTuple):
@@ -44,18 +38,14 @@ def read_safe(folder: Path) -> SafeProduct:
     metadata = found[0]
     elements = read_elements(metadata)
     level = "2A" if metadata.stem.endswith("2A") else "1C"
-    quantity, offset = (
-        ("BOA_QUANTIFICATION_VALUE", "BOA_ADD_OFFSET")
-        if level == "2A"
-        else (
-            "QUANTIFICATION_VALUE",
-            "RADIO_ADD_OFFSET",
-        )
-    )
+    quantity, offset = {
+        "2A": ("BOA_QUANTIFICATION_VALUE", "BOA_ADD_OFFSET"),
+        "1C": ("QUANTIFICATION_VALUE", "RADIO_ADD_OFFSET"),
+    }[level]
     quantification = _number(_only(elements, quantity, metadata), metadata)
     if quantification <= 0:
         raise DataError(f"{metadata}: {quantity} is {quantification:g}, not positive")
-    offsets = {e.attributes.get("band_id"): _number(e, metadata) for e in elements if e.name == offset}
+    offsets = {e.get("band_id"): _number(e, metadata) for e in elements if _name(e) == offset}
     if offsets and not set(BANDS.values()) <= set(offsets):
         raise DataError(f"{metadata}: {offset} is there, but not for each of the bands {', '.join(BANDS)}")
     return SafeProduct(
@@ -68,38 +58,30 @@ def read_safe(folder: Path) -> SafeProduct:
 
 
 def read_elements(path: Path) -> list[Element]:
-    """All elements of an XML file with their own text. A document type, and with it every entity, is refused.
+    """All elements of an XML file.
 
-    Raises DataError for a file that isn't plain XML.
+    Raises:
+        DataError: no plain XML; a document type, and with it every entity, is refused.
     """
-    elements: list[Element] = []
-    open_elements: list[tuple[str, dict[str, str], list[str]]] = []
-
-    def start(name: str, attributes: dict[str, str]) -> None:
-        open_elements.append((name.rpartition(":")[2], attributes, []))
-
-    def end(name: str) -> None:
-        local, attributes, text = open_elements.pop()
-        elements.append(Element(local, attributes, "".join(text).strip()))
-
-    def data(text: str) -> None:
-        open_elements[-1][2].append(text)
-
-    def refuse(*_: object) -> None:
-        raise DataError(f"{path}: holds a document type declaration, which product metadata doesn't; not read")
-
-    parser = xml.parsers.expat.ParserCreate()
-    parser.StartElementHandler, parser.EndElementHandler, parser.CharacterDataHandler = start, end, data
-    parser.StartDoctypeDeclHandler = refuse
     try:
-        parser.Parse(path.read_bytes(), True)
-    except xml.parsers.expat.ExpatError as error:
+        return list(ElementTree.parse(path, forbid_dtd=True).iter())
+    except ParseError as error:
         raise DataError(f"{path}: not readable as XML: {error}") from None
-    return elements
+    except DefusedXmlException:
+        raise DataError(f"{path}: not read: it holds a document type declaration, product metadata doesn't") from None
+
+
+def _name(element: Element) -> str:
+    """Without its namespace."""
+    return element.tag.rpartition("}")[2]
+
+
+def _text(element: Element) -> str:
+    return (element.text or "").strip()
 
 
 def _only(elements: list[Element], name: str, metadata: Path) -> Element:
-    found = [element for element in elements if element.name == name]
+    found = [element for element in elements if _name(element) == name]
     if not found:
         raise DataError(f"{metadata}: no {name}; the product's metadata is incomplete")
     return found[0]
@@ -107,16 +89,16 @@ def _only(elements: list[Element], name: str, metadata: Path) -> Element:
 
 def _number(element: Element, metadata: Path) -> float:
     try:
-        return float(element.text)
+        return float(_text(element))
     except ValueError:
-        raise DataError(f"{metadata}: {element.name} is {element.text!r}, not a number") from None
+        raise DataError(f"{metadata}: {_name(element)} is {_text(element)!r}, not a number") from None
 
 
 def _day(element: Element, metadata: Path) -> date:
     try:
-        return date.fromisoformat(element.text[:10])
+        return date.fromisoformat(_text(element)[:10])
     except ValueError:
-        raise DataError(f"{metadata}: {element.name} is {element.text!r}, not a time") from None
+        raise DataError(f"{metadata}: {_name(element)} is {_text(element)!r}, not a time") from None
 
 
 def _images(folder: Path, band: str) -> list[Path]:

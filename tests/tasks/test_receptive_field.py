@@ -16,7 +16,7 @@ from models.samplers import Noise, ddim, ddpm
 from models.schedule import Schedule, time_grid
 from models.series import Backbone, Prediction, Series
 from models.unet import UNet
-from tasks.scenes.receptive_field import receptive_radius, sampling_radius
+from tasks.receptive_field import receptive_radius, sampling_radius
 from utils.radiometry import bicubic
 
 
@@ -40,23 +40,23 @@ class Blur(Backbone):
 
 @pytest.mark.parametrize("radius", [0, 1, 4, 9])
 def test_a_known_radius(radius: int) -> None:
-    assert receptive_radius(Blur(radius=radius), amount=1, size=40) == radius
+    assert receptive_radius(Blur(radius=radius), num_dates=1, size=40) == radius
 
 
 def test_what_changes_less_than_a_255th_of_a_grey_level_does_not_count() -> None:
-    assert receptive_radius(Blur(radius=9, weight=1e-6), amount=1, size=40) == 0
-    assert receptive_radius(Blur(radius=9, weight=1e-3), amount=1, size=40) == 9
+    assert receptive_radius(Blur(radius=9, weight=1e-6), num_dates=1, size=40) == 0
+    assert receptive_radius(Blur(radius=9, weight=1e-3), num_dates=1, size=40) == 9
 
 
 def test_bicubic_looks_two_pixels_far() -> None:
-    assert receptive_radius(Bicubic(), amount=1, size=40) == 2
+    assert receptive_radius(Bicubic(), num_dates=1, size=40) == 2
 
 
 @pytest.mark.parametrize("backbone", [HighResNet(width=8), HighResLTAE(width=16, heads=4, d_model=32)])
 def test_the_series_networks_look_as_far_as_their_encoders(backbone: Backbone) -> None:
     """Six 3×3 convolutions before the fusion, in HighRes-net two more in it; the rest works pixel by pixel."""
     before = {name: value.clone() for name, value in backbone.state_dict().items()}
-    assert 4 <= receptive_radius(backbone, amount=3, size=48) <= 9
+    assert 4 <= receptive_radius(backbone, num_dates=3, size=48) <= 9
     assert all(torch.equal(value, before[name]) for name, value in backbone.state_dict().items())
     assert next(backbone.parameters()).dtype == torch.float32
 
@@ -83,7 +83,7 @@ def test_sampling_looks_as_far_as_backbone_and_noise_predictor_together(reach: i
     denoise = cast(UNet, Denoiser(reach=reach))
     model = SRDiff(denoise_fn=denoise, backbone=Blur(radius=4), path=Schedule.cosine(10))
     sampler = functools.partial(ddim, times=[0])
-    assert sampling_radius(model, sampler=sampler, amount=1, size=40) == expected
+    assert sampling_radius(model, sampler=sampler, num_dates=1, size=40) == expected
 
 
 def _drawn(images: Tensor) -> Noise:
@@ -97,7 +97,7 @@ def test_beyond_the_radius_a_sampled_image_does_not_see_the_border() -> None:
     backbone = RRDBNet(width=8, blocks=2, base_residual=True)
     unet = UNet(dim=8, dim_mults=(1, 2), cond_channels=backbone.feature_channels)
     model = SRDiff(denoise_fn=unet, backbone=backbone, path=Schedule.cosine(50))
-    radius = sampling_radius(model, sampler=functools.partial(ddpm, times=time_grid(50, 4, "quadratic")), amount=1)
+    radius = sampling_radius(model, sampler=functools.partial(ddpm, times=time_grid(50, 4, "quadratic")), num_dates=1)
     assert 2 < radius < 40
     lr = torch.rand(1, 1, 3, 64, 72) * 2 - 1
     noise = torch.randn(51, 1, 3, 256, 288)

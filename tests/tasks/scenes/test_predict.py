@@ -2,6 +2,7 @@
 
 import argparse
 import itertools
+import logging
 import os
 import shutil
 import signal
@@ -28,8 +29,8 @@ from models.misr import RRDBLTAE, HighResLTAE, RRDBHighResNet
 from models.rrdb import RRDBNet
 from models.samplers import Noise
 from models.series import Backbone, Series
+from tasks.receptive_field import receptive_radius
 from tasks.scenes.predict import add_arguments, predict_from_options
-from tasks.scenes.receptive_field import receptive_radius
 from tasks.scenes.scene import SOFT
 from tasks.scenes.tiles import match_low_frequencies
 from tests.golden import ROOT
@@ -45,10 +46,10 @@ GREY = 0.1118 * 10000 / 255  # digital numbers in the smallest grey level
 class Trained(Network):
     """A backbone as a predictor."""
 
-    def __init__(self, backbone: Backbone, *, amount: int) -> None:
-        super().__init__(amount=amount)
+    def __init__(self, backbone: Backbone, *, num_dates: int) -> None:
+        super().__init__(num_dates=num_dates)
         self._backbone = backbone.eval()
-        self.halo = receptive_radius(backbone, amount=amount, size=64)
+        self.halo = receptive_radius(backbone, num_dates=num_dates, size=64)
 
     def __call__(self, series: Series, noise: Noise) -> Tensor:
         return self._backbone(series).sr
@@ -143,7 +144,7 @@ def test_a_missing_pixel_changes_its_neighbourhood_only(tmp_path: Path) -> None:
             if spoilt and day == "2023-08-06":
                 pixels[1, 40, 50] = np.nan
             write_tif(tmp_path / name / f"{day}.tif", pixels)
-    results = [predict(Network(amount=2), [tmp_path / n], tmp_path / f"{n}.tif", tile=40).astype(int) for n in "ab"]
+    results = [predict(Network(num_dates=2), [tmp_path / n], tmp_path / f"{n}.tif", tile=40).astype(int) for n in "ab"]
     assert (results[1] > 0).all()
     rows, columns = np.nonzero((results[0] != results[1]).any(axis=0))
     reach = Network.halo + SOFT  # the pixel from another date, softened
@@ -162,7 +163,7 @@ def test_no_data_where_no_date_has_any_and_no_cliff_beside_it(tmp_path: Path) ->
     place[:, :, 70:] = 0
     for day in ("2023-08-01", "2023-08-06"):
         write_tif(tmp_path / "in" / f"{day}.tif", place)
-    result = predict(Network(amount=2), [tmp_path / "in"], tmp_path / "out.tif", tile=40)
+    result = predict(Network(num_dates=2), [tmp_path / "in"], tmp_path / "out.tif", tile=40)
     assert (result[:, :, 280:] == 0).all()
     assert np.abs(result[:, :, :280].astype(int) - 800).max() <= 1
     np.testing.assert_array_equal(rasterio.open(tmp_path / "out_flags.tif").read(1) == 0, place[0] == 0)
@@ -180,7 +181,7 @@ def test_what_is_bright_on_all_dates_is_no_hole(tmp_path: Path) -> None:
     place[:, 20:40, 20:40] = 4000
     for day in ("2023-08-01", "2023-08-06"):
         write_tif(tmp_path / "in" / f"{day}.tif", place)
-    result = predict(Network(amount=2), [tmp_path / "in"], tmp_path / "out.tif")
+    result = predict(Network(num_dates=2), [tmp_path / "in"], tmp_path / "out.tif")
     assert np.abs(result[:, 100:140, 100:140].astype(int) - 4000).max() <= 1
     assert (rasterio.open(tmp_path / "out_flags.tif").read(1) == 1).all()
 
@@ -190,7 +191,7 @@ def test_what_is_bright_on_one_date_is_a_cloud(tmp_path: Path) -> None:
     write_tif(tmp_path / "in" / "2023-08-01.tif", place)
     place[:, 20:40, 20:40] = 4000
     write_tif(tmp_path / "in" / "2023-08-06.tif", place)
-    result = predict(Network(amount=2), [tmp_path / "in"], tmp_path / "out.tif")
+    result = predict(Network(num_dates=2), [tmp_path / "in"], tmp_path / "out.tif")
     assert np.abs(result.astype(int) - 600).max() <= 1
 
 
@@ -200,7 +201,7 @@ def test_a_filled_hole_has_no_sharp_edge(tmp_path: Path) -> None:
     classes = np.full((1, 64, 64), 4, np.uint8)
     classes[:, 24:44, 24:44] = 9
     write_tif(tmp_path / "in" / "2023-08-06_SCL.tif", classes, names=())
-    result = predict(Network(amount=1), [tmp_path / "in"], tmp_path / "out.tif", min_valid=0.1).astype(int)
+    result = predict(Network(num_dates=1), [tmp_path / "in"], tmp_path / "out.tif", min_valid=0.1).astype(int)
     row = result[0, 136]
     assert (row[[0, 136, -1]] == [800, 500, 800]).all()
     assert np.abs(np.diff(row)).max() < 40  # of 300
@@ -214,7 +215,7 @@ def test_cells_of_other_dates_fade_into_each_other(tmp_path: Path, tile: int) ->
     classes[:, :, 80:] = 1  # the later date sees half of the third column of cells: too little
     write_tif(tmp_path / "in" / "2023-08-06_SCL.tif", classes, names=())
     result = predict(
-        Network(amount=1), [tmp_path / "in"], tmp_path / "out.tif", tile=tile, clouds=True, min_valid=0.6
+        Network(num_dates=1), [tmp_path / "in"], tmp_path / "out.tif", tile=tile, clouds=True, min_valid=0.6
     ).astype(int)
     row = result[0, 128]
     assert (row[:200] == 800).all()
@@ -226,7 +227,7 @@ def test_cells_of_other_dates_fade_into_each_other(tmp_path: Path, tile: int) ->
 def test_bright_things_stay_bright(tmp_path: Path) -> None:
     numbers = np.full((3, 60, 60), 600, np.uint16)
     numbers[:, 20:40, 20:40] = 4000  # far above the 98th percentile
-    result = predict(Network(amount=1), [write_tif(tmp_path / "a.tif", numbers)], tmp_path / "out.tif", clouds=False)
+    result = predict(Network(num_dates=1), [write_tif(tmp_path / "a.tif", numbers)], tmp_path / "out.tif", clouds=False)
     assert np.abs(result[:, 100:140, 100:140].astype(int) - 4000).max() <= 1
 
 
@@ -272,7 +273,7 @@ def test_products_of_old_and_new_baselines_give_the_same(tmp_path: Path) -> None
     results = []
     for name, offset in (("old", 0), ("new", -1000)):
         write_safe(tmp_path / name, place, day=date(2023, 8, 7), offset=offset)
-        results.append(predict(Network(amount=1), [tmp_path / name], tmp_path / f"{name}.tif"))
+        results.append(predict(Network(num_dates=1), [tmp_path / name], tmp_path / f"{name}.tif"))
     np.testing.assert_array_equal(results[0], results[1])
     assert abs(results[0].mean() / 10000 / place.mean() - 1) < 0.03
 
@@ -283,7 +284,7 @@ def test_a_product_with_its_classification(tmp_path: Path) -> None:
     classes[8:12, 8:12] = 9
     write_safe(tmp_path / "in", place + 0.5, day=day, classes=classes)
     write_safe(tmp_path / "in", place, day=date(2023, 8, 2))
-    result = predict(Network(amount=1), [tmp_path / "in"], tmp_path / "out.tif", target=day)
+    result = predict(Network(num_dates=1), [tmp_path / "in"], tmp_path / "out.tif", target=day)
     flags = rasterio.open(tmp_path / "out_flags.tif").read(1)
     assert (flags[13:27, 13:27] == 2).all()  # 8 pixels of cloud and 3 around
     assert (flags == 2).sum() == 14 * 14
@@ -309,22 +310,22 @@ def test_samples_and_their_spread(clouded: Path, tmp_path: Path) -> None:
     assert cog_validate(spread, strict=True) == (True, [], [])
 
 
-def test_memory_that_runs_out_halves_the_batch(clouded: Path, tmp_path: Path) -> None:
+def test_memory_that_runs_out_halves_the_batch(clouded: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     class Small(Network):
         def __call__(self, series: Series, noise: Noise) -> Tensor:
             if len(series.lr) > 2:
                 raise torch.OutOfMemoryError("CUDA out of memory")
             return super().__call__(series, noise)
 
-    said: list[str] = []
-    small = predict(Small(), [clouded], tmp_path / "a.tif", tile=64, batch=8, note=said.append)
-    assert any("2 windows at a time" in text for text in said)
+    with caplog.at_level(logging.INFO):
+        small = predict(Small(), [clouded], tmp_path / "a.tif", tile=64, batch=8)
+    assert "2 windows at a time" in caplog.text
     np.testing.assert_array_equal(small, predict(Network(), [clouded], tmp_path / "b.tif", tile=64, batch=8))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("backbone", "amount"),
+    ("backbone", "num_dates"),
     [
         (lambda: RRDBNet(width=8, blocks=3, base_residual=True), 1),
         (lambda: HighResNet(width=8), 3),
@@ -334,10 +335,10 @@ def test_memory_that_runs_out_halves_the_batch(clouded: Path, tmp_path: Path) ->
     ],
 )
 def test_backbones_do_not_see_tile_borders(
-    real: Path, tmp_path: Path, backbone: Callable[[], Backbone], amount: int
+    real: Path, tmp_path: Path, backbone: Callable[[], Backbone], num_dates: int
 ) -> None:
     torch.manual_seed(0)
-    network = Trained(backbone(), amount=amount)
+    network = Trained(backbone(), num_dates=num_dates)
     assert 2 <= network.halo < 48
     options: dict[str, Any] = {
         "days": [date(2020, 4, 1), date(2020, 8, 1)],
@@ -377,7 +378,9 @@ def test_a_clouded_date_puts_no_cloud_into_the_result(real: Path, tmp_path: Path
 @pytest.mark.parametrize(("match", "limit"), [(True, 0.02), (False, 0.06)])
 def test_real_places_keep_their_colours(real: Path, tmp_path: Path, match: bool, limit: float) -> None:
     days = [date(2020, 4, 1), date(2020, 8, 1)]
-    result = predict(Network(amount=2), [real / "scene"], tmp_path / "a.tif", days=days, clouds=False, match_lr=match)
+    result = predict(
+        Network(num_dates=2), [real / "scene"], tmp_path / "a.tif", days=days, clouds=False, match_lr=match
+    )
     source = rasterio.open(real / "scene" / "window_b.tif").read().astype(float)
     assert np.abs(mean_of_blocks(result.astype(float)) - source).mean() < limit * source.mean()
 
@@ -466,13 +469,13 @@ def test_tiles_of_another_sampler_are_not_taken(clouded: Path, tmp_path: Path) -
 SHARDED = """
 import sys
 from pathlib import Path
-from tasks.whole_scene import Request, predict_scene
-from tests.scenes import Network, quiet
+from tasks.scenes.predict import Request, predict_scene
+from tests.scenes import Network
 from utils.geo.acquisitions import find_acquisitions
 from utils.distributed import world
 with world("cpu") as here:
-    network, found = Network(), find_acquisitions([Path(sys.argv[1])], note=quiet)
-    predict_scene(network, found, Request(output=Path(sys.argv[2]), tile=40), world=here, tags={}, note=quiet)
+    network, found = Network(), find_acquisitions([Path(sys.argv[1])])
+    predict_scene(network, found, Request(output=Path(sys.argv[2]), tile=40), world=here, tags={})
     print("rank", here.rank, "passes", network.passes, flush=True)
 """
 
@@ -498,16 +501,16 @@ MEASURED = """
 import resource, sys
 from pathlib import Path
 import torch
-from tasks.whole_scene import Request, predict_scene
-from tests.scenes import Network, quiet, write_series
+from tasks.scenes.predict import Request, predict_scene
+from tests.scenes import Network, write_series
 from utils.geo.acquisitions import find_acquisitions
 from utils.distributed import World
 folder, size = Path(sys.argv[1]), int(sys.argv[2])
 if sys.argv[3] == "write":
     write_series(folder / "in", height=size, width=size, dates=4)
 else:
-    found, request = find_acquisitions([folder / "in"], note=quiet), Request(output=folder / "out.tif")
-    predict_scene(Network(), found, request, world=World(torch.device("cpu")), tags={}, note=quiet)
+    found, request = find_acquisitions([folder / "in"]), Request(output=folder / "out.tif")
+    predict_scene(Network(), found, request, world=World(torch.device("cpu")), tags={})
     print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 """
 
@@ -540,7 +543,8 @@ def command(*arguments: object, network: Network | None = None) -> Path:
     )
 
 
-def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
     days = write_series(tmp_path / "in", height=40, width=50)
     out = tmp_path / "out.tif"
     assert (
@@ -552,7 +556,7 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
         assert result.tags()["COMMAND"].startswith("python ")
     said = capsys.readouterr()
     assert said.out == ""
-    assert "GB are free" in said.err
+    assert "GB are free" in caplog.text
     assert "tiles: 100%" in said.err
 
 
@@ -635,8 +639,8 @@ def test_the_network_sees_dates_in_order_and_padding_last(tmp_path: Path) -> Non
             return super().__call__(series, noise)
 
     days = write_series(tmp_path / "in", height=20, width=24, dates=4)
-    predict(Looks(amount=3), [tmp_path / "in"], tmp_path / "a.tif", target=days[2])
-    predict(Looks(amount=6), [tmp_path / "in"], tmp_path / "b.tif", target=days[0])
+    predict(Looks(num_dates=3), [tmp_path / "in"], tmp_path / "a.tif", target=days[2])
+    predict(Looks(num_dates=6), [tmp_path / "in"], tmp_path / "b.tif", target=days[0])
     few, many = seen
     assert few.dates.tolist() == [[-5, 0, 5]]
     assert few.mask.all()

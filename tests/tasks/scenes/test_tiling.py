@@ -105,17 +105,15 @@ def test_mirrored_is_numpys_symmetric_padding(size: int, margin: int) -> None:
 @given(st.lists(st.integers(), max_size=40), st.integers(1, 16), st.integers(1, 16))
 def test_batches_shrink_until_they_fit(items: list[int], batch: int, fits: int) -> None:
     done: list[int] = []
-    heard: list[int] = []
 
     def compute(part: Sequence[int]) -> None:
         if len(part) > fits:
             raise torch.OutOfMemoryError("CUDA out of memory")
         done.extend(part)
 
-    left = run_in_batches(compute, items, batch=batch, smaller=heard.append)
+    left = run_in_batches(compute, items, batch=batch)
     assert done == items
-    assert left == (heard[-1] if heard else batch)
-    assert all(b < a for a, b in itertools.pairwise([batch, *heard]))
+    assert left == batch if batch <= fits else min(len(items), 1) <= left <= batch
 
 
 @pytest.mark.parametrize("words", ["MPS backend out of memory", "DefaultCPUAllocator: can't allocate memory"])
@@ -124,7 +122,7 @@ def test_one_that_never_fits_is_an_error_for_people(words: str) -> None:
         raise RuntimeError(words)
 
     with pytest.raises(TrainingError, match="--tile"):
-        run_in_batches(compute, [1, 2, 3], batch=4, smaller=lambda size: None)
+        run_in_batches(compute, [1, 2, 3], batch=4)
 
 
 def test_other_errors_pass() -> None:
@@ -132,4 +130,4 @@ def test_other_errors_pass() -> None:
         raise RuntimeError("shapes don't match")
 
     with pytest.raises(RuntimeError, match="shapes"):
-        run_in_batches(compute, [1, 2], batch=2, smaller=lambda size: None)
+        run_in_batches(compute, [1, 2], batch=2)

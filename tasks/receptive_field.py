@@ -1,4 +1,4 @@
-"""How far a network looks, measured."""
+"""How far a network looks, measured: an image and the same image with a border cut off are compared."""
 
 import copy
 from collections.abc import Callable
@@ -14,19 +14,19 @@ from utils.randomness import Stream, normal, normal_images
 
 TOLERANCE = 2 / 255 / 255  # 1/255 of a grey level, where [-1, 1] has 255
 SAMPLED_TOLERANCE = 2 / 255 / 50  # sampling is costly, and each step looks further: 1/50 of a grey level
-VIEWS = 2  # tell as much as more
+MEASURED_DATES = 2  # acquisitions that are looked at: more of them give the same radius
 
 
-def receptive_radius(backbone: Backbone, *, amount: int, channels: int = 3, size: int = 80) -> int:
+def receptive_radius(backbone: Backbone, *, num_dates: int, channels: int = 3, size: int = 80) -> int:
     """The distance, in low-resolution pixels, from which a window's border changes less than TOLERANCE."""
-    exact = _Exact(backbone)
+    exact = _DoublePrecision(backbone)
 
     def forward(series: Series) -> Tensor:
         return exact(series).sr
 
     return influence_radius(
         forward,
-        amount=min(amount, VIEWS),
+        num_dates=min(num_dates, MEASURED_DATES),
         channels=channels,
         scale=backbone.scale,
         size=size,
@@ -35,19 +35,19 @@ def receptive_radius(backbone: Backbone, *, amount: int, channels: int = 3, size
     )
 
 
-def sampling_radius(model: SRDiff, *, sampler: Sampler, amount: int, channels: int = 3, size: int = 64) -> int:
-    """The same for images that are sampled, backbone and noise predictor together, and SAMPLED_TOLERANCE.
+def sampling_radius(model: SRDiff, *, sampler: Sampler, num_dates: int, channels: int = 3, size: int = 64) -> int:
+    """The same for a diffusion model's samples, with SAMPLED_TOLERANCE: backbone and noise predictor together.
 
-    ``sampler`` may take fewer steps than the one that is meant: how far sampling looks depends little on them.
+    Args:
+        sampler: it may take fewer steps than the predictions do; the radius depends little on their number.
     """
-    exact = _Exact(model.rrdb)
-    measured = copy.deepcopy(model).eval()
+    exact = _DoublePrecision(model.rrdb)
+    measured = copy.deepcopy(model).eval().to(exact.device)
     measured.rrdb = exact
-    measured.to(exact.device)
     key, side = torch.zeros(1, dtype=torch.int64, device=exact.device), size * exact.scale
 
     def noise(step: int, shape: torch.Size) -> Tensor:
-        """The same noise at the same place: the part that is compared ends where the whole does."""
+        """The noise belongs to the place: the cut image ends at the same bottom right corner as the whole one."""
         return normal_images(Stream.TRIAL, key, step, shape=(channels, side, side))[..., -shape[2] :, -shape[3] :]
 
     def forward(series: Series) -> Tensor:
@@ -55,7 +55,7 @@ def sampling_radius(model: SRDiff, *, sampler: Sampler, amount: int, channels: i
 
     return influence_radius(
         forward,
-        amount=min(amount, VIEWS),
+        num_dates=min(num_dates, MEASURED_DATES),
         channels=channels,
         scale=exact.scale,
         size=size,
@@ -65,7 +65,7 @@ def sampling_radius(model: SRDiff, *, sampler: Sampler, amount: int, channels: i
     )
 
 
-class _Exact(Backbone):
+class _DoublePrecision(Backbone):
     """A copy of a backbone that computes in float64, as L-TAE enlarges the rounding of float32 beyond tolerances."""
 
     def __init__(self, backbone: Backbone) -> None:
@@ -84,7 +84,7 @@ class _Exact(Backbone):
 def influence_radius(
     forward: Callable[[Series], Tensor],
     *,
-    amount: int,
+    num_dates: int,
     channels: int,
     scale: int,
     size: int,
@@ -93,15 +93,24 @@ def influence_radius(
     cut: int = 16,
     tolerance: float = TOLERANCE,
 ) -> int:
-    """The distance from which a border changes a result by less than ``tolerance``, in low-resolution pixels.
+    """The distance from a border beyond which the border changes a result by less than ``tolerance``.
 
-    Compares what ``forward`` makes of an image and of the same image with ``cut`` rows and columns cut off at the top
-    left. The result differs near the cut; the radius is the distance beyond which it doesn't. At most size − cut:
-    more can't be seen.
+    ``forward`` gets an image, and the same image without its first ``cut`` rows and columns. The two results differ
+    near the cut; the radius is how far.
+
+    Args:
+        forward: a normalised series -> (1, C, s·h, s·w).
+        num_dates: acquisitions in the series.
+        size: of the image, in low-resolution pixels.
+        cut: rows and columns that are cut off.
+        tolerance: in units of the normalised image, [-1, 1].
+
+    Returns:
+        Low-resolution pixels, at most size − cut.
     """
-    lr = _landscape(amount, channels, size).to(device, dtype)
-    dates = torch.arange(amount, device=device, dtype=dtype)[None] * 5
-    mask = torch.ones(1, amount, dtype=torch.bool, device=device)
+    lr = _landscape(num_dates, channels, size).to(device, dtype)
+    dates = torch.arange(num_dates, device=device, dtype=dtype)[None] * 5
+    mask = torch.ones(1, num_dates, dtype=torch.bool, device=device)
     whole = forward(Series(lr, dates, mask, bicubic(lr[:, 0], scale=scale)))
     part = lr[..., cut:, cut:]
     less = forward(Series(part, dates, mask, bicubic(part[:, 0], scale=scale)))
@@ -112,13 +121,13 @@ def influence_radius(
     return int(reached.max()) + 1 if len(reached) else 0
 
 
-def _landscape(amount: int, channels: int, size: int) -> Tensor:
+def _landscape(num_dates: int, channels: int, size: int) -> Tensor:
     """A random series (1, T, C, size, size) in [-1, 1] with structure of all sizes, as images have."""
-    image = torch.zeros(1, amount, channels, size, size)
+    image = torch.zeros(1, num_dates, channels, size, size)
     for octave in range(4):
         side = -(-size // 2**octave)
-        noise = normal(Stream.TRIAL, octave, torch.arange(amount * channels * side * side)).view(
-            1, amount, channels, side, side
+        noise = normal(Stream.TRIAL, octave, torch.arange(num_dates * channels * side * side)).view(
+            1, num_dates, channels, side, side
         )
         image += bicubic(noise, scale=2**octave)[..., :size, :size] * 0.15 * (octave + 1) ** 0.5
     return image.clamp(-1, 1)

@@ -18,13 +18,13 @@ def record(value: int) -> np.ndarray:
 
 
 def opened(folder: Path, *, work: str = "a", first: bool = True) -> TileStore:
-    return TileStore(folder, record=RECORD, work={"of": work}, first=first)
+    return TileStore(folder, record=RECORD, fingerprint={"work": work}, first=first)
 
 
 def test_records_come_back_and_count_once_written(tmp_path: Path) -> None:
-    scratch = opened(tmp_path / "s")
+    store = opened(tmp_path / "s")
     for index in (5, 0, 2):
-        scratch.write(index, record(100 + index))
+        store.write(index, record(100 + index))
     again = opened(tmp_path / "s")
     assert again.finished() == {0, 2, 5}
     assert (again.read(5, "image") == 105).all()
@@ -40,43 +40,43 @@ def test_other_work_starts_anew(tmp_path: Path) -> None:
 
 
 def test_what_was_cut_short_does_not_count(tmp_path: Path) -> None:
-    scratch = opened(tmp_path / "s")
+    store = opened(tmp_path / "s")
     for index in range(4):
-        scratch.write(index, record(index + 1))
+        store.write(index, record(index + 1))
     journal, data = tmp_path / "s" / "journal.txt", tmp_path / "s" / "records.bin"
     lines = journal.read_bytes()
     data.write_bytes(data.read_bytes()[: 3 * RECORD.itemsize + 2])  # the last record is cut
-    assert scratch.finished() == {0, 1, 2}
+    assert store.finished() == {0, 1, 2}
     for length in range(len(lines)):  # wherever the journal breaks off, nothing is taken for whole that isn't
         journal.write_bytes(lines[:length])
         whole = lines[:length].count(b"\n")
-        assert scratch.finished() in (set(range(min(whole, 3))), set(range(min(whole + 1, 3))))
-        scratch.write(1, record(2))  # goes on after the broken line
-        assert scratch.finished() <= {0, 1, 2}
+        assert store.finished() in (set(range(min(whole, 3))), set(range(min(whole + 1, 3))))
+        store.write(1, record(2))  # goes on after the broken line
+        assert store.finished() <= {0, 1, 2}
 
 
 def test_a_changed_record_does_not_count(tmp_path: Path) -> None:
-    scratch = opened(tmp_path / "s")
-    scratch.write(0, record(1))
-    scratch.write(1, record(2))
+    store = opened(tmp_path / "s")
+    store.write(0, record(1))
+    store.write(1, record(2))
     data = tmp_path / "s" / "records.bin"
     content = bytearray(data.read_bytes())
     content[0] ^= 1
     data.write_bytes(content)
-    assert scratch.finished() == {1}
+    assert store.finished() == {1}
 
 
 def test_no_room(tmp_path: Path) -> None:
-    scratch = opened(tmp_path / "s")
+    store = opened(tmp_path / "s")
     (tmp_path / "s" / "records.bin").unlink()
     (tmp_path / "s" / "records.bin").symlink_to("/dev/full")
     with pytest.raises(DataError, match="No space left on device; what is finished stays"):
-        scratch.write(0, record(1))
+        store.write(0, record(1))
 
 
 def test_another_process_takes_part(tmp_path: Path) -> None:
-    scratch = opened(tmp_path / "s")
+    store = opened(tmp_path / "s")
     other = opened(tmp_path / "s", first=False)
-    scratch.write(0, record(1))
+    store.write(0, record(1))
     other.write(1, record(2))
-    assert scratch.finished() == other.finished() == {0, 1}
+    assert store.finished() == other.finished() == {0, 1}

@@ -1,5 +1,6 @@
 """Finding acquisitions: dates, bands, scales, products, masks; bad input in one line."""
 
+import logging
 from datetime import date
 from pathlib import Path
 
@@ -7,7 +8,7 @@ import numpy as np
 import pytest
 import rasterio
 
-from tests.scenes import ground, quiet, write_safe, write_series, write_tif
+from tests.scenes import ground, write_safe, write_series, write_tif
 from utils.errors import ConfigError, DataError
 from utils.geo.acquisitions import Acquisition, day_in, find_acquisitions
 from utils.geo.raster import AlignedReader, Grid
@@ -19,7 +20,7 @@ NUMBERS = (ground(8, 9) * 10000).round().astype(np.uint16)
 
 
 def one(path: Path, **options: object) -> Acquisition:
-    (found,) = find_acquisitions([path], note=quiet, **options)  # type: ignore[arg-type]
+    (found,) = find_acquisitions([path], **options)  # type: ignore[arg-type]
     return found
 
 
@@ -27,7 +28,7 @@ def values(acquisition: Acquisition) -> np.ndarray:
     """All of its reflectance (C, h, w)."""
     with rasterio.open(acquisition.bands[0][0]) as source:
         grid = Grid(source.crs, source.transform, source.height, source.width)
-    reader = AlignedReader(acquisition, grid, quiet)
+    reader = AlignedReader(acquisition, grid)
     try:
         return reader.read(Box(Span(0, grid.height), Span(0, grid.width))).reflectance
     finally:
@@ -58,7 +59,7 @@ def test_a_folder_in_order_of_dates(tmp_path: Path) -> None:
         write_tif(tmp_path / f"{name}.tif", NUMBERS)
     (tmp_path / ".hidden.tif").write_text("")
     (tmp_path / "readme.txt").write_text("")
-    found = find_acquisitions([tmp_path], note=quiet)
+    found = find_acquisitions([tmp_path])
     assert [a.day for a in found] == [date(2023, 8, 1), date(2023, 8, 10), date(2023, 8, 12)]
 
 
@@ -68,26 +69,26 @@ def test_dates_given_and_dates_in_tags(tmp_path: Path) -> None:
     with rasterio.open(tagged, "r+") as file:
         file.update_tags(acquisition_date="2023-08-07T10:50:31Z")
     assert one(tagged).day == DAY
-    found = find_acquisitions([tmp_path], days=[date(2020, 1, 2), date(2020, 1, 1)], note=quiet)
+    found = find_acquisitions([tmp_path], days=[date(2020, 1, 2), date(2020, 1, 1)])
     assert [(a.name, a.day) for a in found] == [("b.tif", date(2020, 1, 1)), ("a.tif", date(2020, 1, 2))]
     with pytest.raises(DataError, match=r"a\.tif: no date"):
-        find_acquisitions([tmp_path], note=quiet)
+        find_acquisitions([tmp_path])
     with pytest.raises(ConfigError, match="1 dates for 2 images"):
-        find_acquisitions([tmp_path], days=[DAY], note=quiet)
+        find_acquisitions([tmp_path], days=[DAY])
 
 
 def test_a_lone_image_needs_no_date(tmp_path: Path) -> None:
     assert one(write_tif(tmp_path / "a.tif", NUMBERS)).day is None
 
 
-def test_bands_by_name_by_number_and_by_order(tmp_path: Path) -> None:
+def test_bands_by_name_by_number_and_by_order(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     bgr = write_tif(tmp_path / "bgr.tif", np.stack([*NUMBERS[::-1], NUMBERS[0]]), names=("Blue", "B3", "B04", "B08"))
     np.testing.assert_allclose(values(one(bgr)), NUMBERS / 10000, rtol=1e-6)
     np.testing.assert_allclose(values(one(bgr, bands=[1, 2, 3])), NUMBERS[::-1] / 10000, rtol=1e-6)
     bare = write_tif(tmp_path / "bare.tif", NUMBERS, names=())
-    said: list[str] = []
-    find_acquisitions([bare], note=said.append)
-    assert said == ["bare.tif: bands have no names; taken as red, green, blue"]
+    with caplog.at_level(logging.INFO):
+        find_acquisitions([bare])
+    assert caplog.messages == ["bare.tif: bands have no names; taken as red, green, blue"]
 
 
 @pytest.mark.parametrize("bands", [1, 2, 4])
@@ -139,10 +140,10 @@ def test_a_folder_of_products(tmp_path: Path) -> None:
     classes = np.full((8, 8), 4, np.uint8)
     write_safe(tmp_path, ground(16, 16), day=DAY, offset=-1000, classes=classes)
     write_safe(tmp_path, ground(16, 16), day=date(2021, 5, 1), suffix=".tif")
-    found = find_acquisitions([tmp_path], note=quiet)
+    found = find_acquisitions([tmp_path])
     assert [a.day for a in found] == [date(2021, 5, 1), DAY]
     assert [a.classes is None for a in found] == [True, False]
-    assert [a.day for a in find_acquisitions([tmp_path / found[1].name], note=quiet)] == [DAY]
+    assert [a.day for a in find_acquisitions([tmp_path / found[1].name])] == [DAY]
 
 
 def damaged(tmp_path: Path, before: str, after: str) -> Path:
@@ -201,23 +202,23 @@ def test_classes_beside_the_image_and_in_a_folder(tmp_path: Path) -> None:
     classes = np.full((1, 8, 8), 4, np.uint8)
     write_tif(images / f"{days[0]}_SCL.tif", classes, names=())
     write_tif(images / f"scl_{days[1]:%Y%m%d}.tif", classes, names=())
-    found = find_acquisitions([images], note=quiet)
+    found = find_acquisitions([images])
     assert [a.classes[0].name if a.classes else None for a in found] == [
         f"{days[0]}_SCL.tif", f"scl_{days[1]:%Y%m%d}.tif", None,
     ]  # fmt: skip
     write_tif(masks / f"anything_{days[2]}.tif", classes, names=())
-    found = find_acquisitions([images], masks=masks, note=quiet)
+    found = find_acquisitions([images], masks=masks)
     assert [a.classes[0].parent.name if a.classes else None for a in found] == [None, None, "masks"]
     write_tif(masks / f"other_{days[2]}.tif", classes, names=())
     with pytest.raises(DataError, match="2 cloud masks"):
-        find_acquisitions([images], masks=masks, note=quiet)
+        find_acquisitions([images], masks=masks)
 
 
 def test_a_mask_folder_without_a_mask_for_any_image(tmp_path: Path) -> None:
     write_series(tmp_path / "images", height=8, width=8, dates=2)
     write_tif(tmp_path / "masks" / "1999-01-01.tif", np.ones((1, 8, 8), np.uint8), names=())
     with pytest.raises(DataError, match="no raster there"):
-        find_acquisitions([tmp_path / "images"], masks=tmp_path / "masks", note=quiet)
+        find_acquisitions([tmp_path / "images"], masks=tmp_path / "masks")
 
 
 def test_a_band_called_scl(tmp_path: Path) -> None:
