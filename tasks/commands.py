@@ -92,7 +92,7 @@ def train(options: argparse.Namespace, world: World) -> None:
         move_aside(experiment.folder, report=report)
     with _lock(experiment, world):
         is_new = world.from_main(is_empty(experiment.folder))
-        torch.manual_seed(seed_of(Stream.WEIGHTS, training.seed))  # initial weights
+        torch.manual_seed(seed_of(Stream.START, training.seed))  # initial weights
         if is_new:
             task, settings, sources = _new_task(settings, report=report)
         else:

@@ -25,12 +25,11 @@ class Stream(enum.IntEnum):
     Runs are resumed with these values: a new use gets a new value, and a value is never used again.
     """
 
-    WEIGHTS = -1  # this value mixes to 0, so initial weights are those of versions without this stream
+    START = -1  # what a model starts from: initial weights, the noise of sampling. It mixes to 0: as before streams
     ORDER = 1  # of the samples of an epoch
     CROP = 2
     TIMES = 3  # of the diffusion process in training
     NOISE = 4  # in training
-    SAMPLING = 5
     DROPOUT = 6
     SCENES = 7  # the sampling noise of whole scenes
     SPLITS = 8  # of a data set that is built
@@ -55,8 +54,12 @@ def _mix(x: Tensor) -> Tensor:
 
 def bits(stream: Stream, *address: int | Tensor) -> Tensor:
     """64 well-mixed bits for each address, int64; the parts broadcast against each other."""
+    return _hash(stream, *address)
+
+
+def _hash(*parts: int | Tensor) -> Tensor:
     state = torch.zeros((), dtype=torch.int64)
-    for part in (stream, *address):
+    for part in parts:
         state = _mix(state * 3 + torch.as_tensor(part, dtype=torch.int64) * _GOLDEN_GAMMA + _GOLDEN_GAMMA)
     return state
 
@@ -73,7 +76,10 @@ def integers(stream: Stream, *address: int | Tensor, high: int | Tensor) -> Tens
 
 def normal(stream: Stream, *address: int | Tensor) -> Tensor:
     """Standard normal float32 numbers at each address (Box and Muller, 24-bit uniforms, |x| < 5.8)."""
-    words = bits(stream, *address)
+    return _normal(bits(stream, *address))
+
+
+def _normal(words: Tensor) -> Tensor:
     radius_part = ((words & 0xFFFFFF).to(torch.float32) + 0.5) / (1 << 24)  # in (0, 1)
     angle_part = (_shift_right(words, 40)).to(torch.float32) / (1 << 24)
     return torch.sqrt(-2 * torch.log(radius_part)) * torch.cos(2 * math.pi * angle_part)
@@ -98,8 +104,8 @@ def normal_images(
     c = torch.arange(channels, device=keys.device).view(-1, 1, 1)
     y = torch.arange(row, row + height, device=keys.device).view(-1, 1)
     x = torch.arange(column, column + width, device=keys.device)
-    parts = (part.view(-1, 1, 1, 1) if isinstance(part, Tensor) else part for part in (keys, *address))
-    return normal(stream, *parts, (c << 48) ^ (y << 24) ^ x)
+    images = bits(stream, keys, *address).view(-1, 1, 1, 1)
+    return _normal(_hash(images, (c << 48) ^ (y << 24) ^ x))
 
 
 def word(text: str) -> int:
