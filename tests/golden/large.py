@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 FOLDER = Path(os.environ.get("MISR_GOLDEN") or ROOT.parent / "shared" / "golden").resolve()
 SHARED = FOLDER.parent  # real/ and weights/ lie beside golden/
 
