@@ -1,8 +1,7 @@
-"""What all benchmarks share: data, patience, tasks with any weights."""
+"""What all benchmarks share: sample data, how long to measure, and tasks with random weights."""
 
 import contextlib
 import io
-from collections.abc import Callable
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Literal
 import torch
 
 from benchmarks.timing import Patience
-from data_gen.prepare import Options, prepare
+from data_gen.prepare import prepare
 from data_gen.synthetic.dataset import SampleSet, write_sample_set
 from tasks.base import Task
 from tasks.build import build_task
@@ -42,17 +41,9 @@ class Bench:
     @cached_property
     def prepared(self) -> Path:
         """The same, prepared."""
-        prepare_quietly(self.raw, self.folder / "prepared")
+        with contextlib.redirect_stderr(io.StringIO()):
+            prepare(self.raw, output=self.folder / "prepared", workers=1)
         return self.folder / "prepared"
-
-
-def prepare_quietly(root: Path, output: Path) -> None:
-    """Prepare a raw data set in this process, without a word."""
-
-    def silent(_: object) -> contextlib.AbstractContextManager[Callable[[int], object]]:
-        return contextlib.nullcontext(lambda done: None)
-
-    prepare(root, output=output, options=Options(), workers=1, say=lambda line: None, progress=silent)
 
 
 def published(config: str) -> Settings:

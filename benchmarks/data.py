@@ -1,14 +1,17 @@
 """How fast data are prepared, loaded and measured."""
 
+import contextlib
+import io
 import shutil
 
 import rasterio
 import torch
 
 from benchmarks import plain
-from benchmarks.bench import Bench, prepare_quietly
+from benchmarks.bench import Bench
 from benchmarks.limits import MEMORY, timed
 from benchmarks.table import Row
+from data_gen.prepare import prepare
 from utils.dataloader import BreizhSRDataset, collate, training_loader
 from utils.metrics.pixel import measure, to_uint8
 
@@ -21,7 +24,8 @@ def preprocessing(bench: Bench) -> list[Row]:
 
     def everything() -> None:
         shutil.rmtree(output, ignore_errors=True)
-        prepare_quietly(root, output)
+        with contextlib.redirect_stderr(io.StringIO()):  # its progress bar
+            prepare(root, output=output, workers=1)
 
     def reading() -> None:
         for path in rasters:

@@ -42,7 +42,7 @@ class Missing(Unusable):
     """There is no file."""
 
 
-class Row(NamedTuple):
+class TableRow(NamedTuple):
     """One row of a table, as it stands there."""
 
     key: Key
@@ -54,14 +54,16 @@ class Row(NamedTuple):
     columns: dict[str, Any]  # further columns with plain values
 
 
-class Acquisition(NamedTuple):
+class RawAcquisition(NamedTuple):
+    """What a row says of one Sentinel-2 patch."""
+
     position: int  # in the dict
     distance: int  # |key|, days
     path: str
     offset: int  # its date − the truth's, whole days, rounded down
 
 
-class View(NamedTuple):
+class RawView(NamedTuple):
     """A Sentinel-2 patch that was read."""
 
     lr: Tensor  # (3, h, w) int16, reflectance × 10000
@@ -70,13 +72,13 @@ class View(NamedTuple):
 
 
 @dataclass
-class Patch:
+class RawPatch:
     """A row whose rasters were read and cropped."""
 
     key: Key
     hr: Tensor  # (3, H, W) uint8
-    views: list[View]  # at most `length`, in dict order
-    single: View  # the acquisition with the smallest key: the single-image input
+    views: list[RawView]  # at most `length`, in dict order
+    single: RawView  # the acquisition with the smallest key: the single-image input
     columns: dict[str, Any]
     dropped: list[tuple[str, str]] = field(default_factory=list)  # acquisitions that were not usable: path, reason
 
@@ -100,9 +102,9 @@ def table_paths(root: Path) -> list[Path]:
     return [found[name] for name in first if name in found] + [found[n] for n in sorted(found) if n not in first]
 
 
-def read_rows(paths: Sequence[Path]) -> dict[str, list[Row]]:
+def read_rows(paths: Sequence[Path]) -> dict[str, list[TableRow]]:
     """The rows of all tables by split, in the order of the tables."""
-    splits: dict[str, list[Row]] = {}
+    splits: dict[str, list[TableRow]] = {}
     origin: dict[str, Path] = {}
     for path in paths:
         for row in _rows(path):
@@ -112,7 +114,7 @@ def read_rows(paths: Sequence[Path]) -> dict[str, list[Row]]:
     return splits
 
 
-def _rows(path: Path) -> Iterator[Row]:
+def _rows(path: Path) -> Iterator[TableRow]:
     index, columns = read_pickled_table(path)
     for name in _COLUMNS:
         if name not in columns:
@@ -123,10 +125,10 @@ def _rows(path: Path) -> Iterator[Row]:
         if not isinstance(split, str) or not SPLIT_NAME.fullmatch(split):
             raise DataError(f"{path}: row {key}: split is {str(split)[:40]!r}; train, val or test is expected")
         plain = {name: columns[name][i] for name in further if isinstance(columns[name][i], (str, int, float))}
-        yield Row(key, split, hr, acquisitions, date, dates, {**plain, "dates_spot6": str(date)})
+        yield TableRow(key, split, hr, acquisitions, date, dates, {**plain, "dates_spot6": str(date)})
 
 
-def acquisitions_of(row: Row) -> list[Acquisition]:
+def acquisitions_of(row: TableRow) -> list[RawAcquisition]:
     """The acquisitions of a row in dict order. Raises Unusable where image and date don't go together."""
     if not isinstance(row.hr, str):
         raise Unusable("spot6_image is not a path")
@@ -146,7 +148,7 @@ def acquisitions_of(row: Row) -> list[Acquisition]:
             raise Unusable(f"acquisition {str(key)[:40]!r} is not a number of days") from None
         if not isinstance(path, str):
             raise Unusable(f"acquisition {key} is not a path")
-        found.append(Acquisition(position, distance, path, int((date - row.date) // _DAY)))
+        found.append(RawAcquisition(position, distance, path, int((date - row.date) // _DAY)))
     return found
 
 
@@ -171,16 +173,16 @@ class PatchReader:
         self._geometry = geometry
         self._select = select
 
-    def read(self, row: Row) -> Patch:
+    def read(self, row: TableRow) -> RawPatch:
         """The patch of a row. Raises Unusable with the reason, DataError where a path leads out of the root."""
         acquisitions = acquisitions_of(row)
         with rasterio.Env(**GDAL_OPTIONS), warnings.catch_warnings():
             warnings.simplefilter("ignore", NotGeoreferencedWarning)
             hr = self._hr(row.hr)
-            views: dict[int, View | None] = {}
+            views: dict[int, RawView | None] = {}
             dropped: list[tuple[str, str]] = []
 
-            def view(acquisition: Acquisition) -> View | None:
+            def view(acquisition: RawAcquisition) -> RawView | None:
                 if acquisition.position not in views:
                     try:
                         views[acquisition.position] = self._view(acquisition)
@@ -193,14 +195,14 @@ class PatchReader:
             if not chosen:
                 raise Unusable(f"no acquisition can be used; the first: {dropped[0][0]}: {dropped[0][1]}")
             single = next(filter(None, map(view, sorted(acquisitions, key=lambda a: a.distance))))
-        return Patch(row.key, hr, chosen, single, row.columns, dropped)
+        return RawPatch(row.key, hr, chosen, single, row.columns, dropped)
 
-    def _series(self, acquisitions: list[Acquisition], view: Any) -> list[View]:
+    def _series(self, acquisitions: list[RawAcquisition], view: Any) -> list[RawView]:
         """The usable acquisitions that make the series, in dict order."""
         order = acquisitions
         if self._select == "nearest":
             order = sorted(acquisitions, key=lambda a: abs(a.offset))  # stable: ties keep the dict's order
-        chosen: dict[int, View] = {}
+        chosen: dict[int, RawView] = {}
         for acquisition in order:
             if len(chosen) == self._geometry.length:
                 break
@@ -222,7 +224,7 @@ class PatchReader:
             raise Unusable("nothing but nodata")
         return torch.from_numpy(np.ascontiguousarray(pixels[:, :height, :width]))
 
-    def _view(self, acquisition: Acquisition) -> View:
+    def _view(self, acquisition: RawAcquisition) -> RawView:
         if not _INT16.min <= acquisition.offset <= _INT16.max:
             raise Unusable(f"its date is {acquisition.offset} days away")
         size = self._geometry.lr_size
@@ -235,7 +237,7 @@ class PatchReader:
         lr, clipped, empty = to_int16(pixels[:, :size, :size], nodata=nodata)
         if empty:
             raise Unusable("nothing but nodata")
-        return View(torch.from_numpy(lr), acquisition.offset, clipped)
+        return RawView(torch.from_numpy(lr), acquisition.offset, clipped)
 
 
 def cropped(size: int, multiple: int) -> int:
@@ -320,7 +322,7 @@ def _line(error: BaseException) -> str:
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-def find_geometry(root: Path, rows: Sequence[Row], *, length: int) -> Geometry:
+def find_geometry(root: Path, rows: Sequence[TableRow], *, length: int) -> Geometry:
     """The patch size of a data set: that of the first row that can be used."""
     first = ""
     for row in rows:
@@ -336,7 +338,7 @@ def find_geometry(root: Path, rows: Sequence[Row], *, length: int) -> Geometry:
     raise DataError(f"{root}: no patch can be used{first}")
 
 
-def _geometry(root: Path, row: Row, acquisitions: list[Acquisition], length: int) -> Geometry:
+def _geometry(root: Path, row: TableRow, acquisitions: list[RawAcquisition], length: int) -> Geometry:
     with opened(inside(root, row.hr)) as source:
         hr_size = cropped(source.height, _CROP)
     reasons = []
@@ -354,26 +356,3 @@ def _geometry(root: Path, row: Row, acquisitions: list[Acquisition], length: int
             f"{acquisition.path}: is {side} pixels for a truth of {hr_size}; it must be 2, 4 or 8 times finer"
         )
     raise Unusable(reasons[0])
-
-
-class RawBreizhSR:
-    """One split of a raw data set: position -> Patch.
-
-    Its patch size is that of the first usable row. Raises Unusable for rows that can't be used.
-    """
-
-    def __init__(self, root: Path | str, split: str, *, max_s2_images: int = 8, select: str = "nearest") -> None:
-        self.root = Path(root)
-        splits = read_rows(table_paths(self.root))
-        if split not in splits:
-            raise DataError(f"{self.root} has no split {split!r}; there are: {', '.join(splits)}")
-        self.rows = splits[split]
-        everything = [row for rows in splits.values() for row in rows]
-        self.geometry = find_geometry(self.root, everything, length=max_s2_images)
-        self._reader = PatchReader(self.root, geometry=self.geometry, select=select)
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __getitem__(self, position: int) -> Patch:
-        return self._reader.read(self.rows[position])

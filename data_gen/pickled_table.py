@@ -233,5 +233,6 @@ def _strings(kind: Any, length: int, _: Any, offset: int, buffers: Any) -> np.nd
     item = {"string": "<i4", "large_string": "<i8"}[kind.arguments[0]]
     ends = np.frombuffer(offsets, item)[offset : offset + length + 1]
     values = [text[start:end].decode() if text else "" for start, end in itertools.pairwise(ends)]
-    bits = np.unpackbits(np.frombuffer(present or b"\xff" * (length + offset), np.uint8), bitorder="little")
-    return _masked(np.array(values, dtype=object).reshape(length), bits[offset:][:length] == 0)
+    array = np.array(values, dtype=object).reshape(length)
+    bits = np.unpackbits(np.frombuffer(present or b"\xff" * length, np.uint8), bitorder="little")
+    return _masked(array, bits[offset if present else 0 :][:length] == 0)

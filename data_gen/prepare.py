@@ -8,33 +8,33 @@ fingerprint: the same tables, the same parameters.
 import contextlib
 import hashlib
 import json
+import logging
 import re
 import shutil
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Container, Iterable
+from collections.abc import Container, Iterable
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
+from tqdm import tqdm
 
-from data_gen.dataset import PatchReader, Row, Unusable, find_geometry, read_rows, table_paths
+from data_gen.dataset import TableRow, Unusable, find_geometry, read_rows, table_paths
 from data_gen.shards import (
-    Note,
-    Task,
+    Options,
+    ShardJob,
+    ShardRecord,
+    StorePlan,
     assemble,
     count_values,
     make_shard,
-    note_path,
     percentile,
-    read_note,
     strict_message,
 )
-from data_gen.workers import cores, pool, run
+from data_gen.workers import cores, pool, run_jobs
 from utils.errors import DataError
-from utils.radiometry import PUBLISHED_MAXIMA
 from utils.store import (
     FOLDER,
     FORMAT,
@@ -52,150 +52,114 @@ _TARGET_BYTES = 128 << 20  # of a shard
 _MOST_SAMPLES = 512  # in a shard
 _STARTING = 5  # seconds that a process must save to be worth starting
 
-Say = Callable[[str], object]  # takes a line
-Progress = Callable[
-    [int], AbstractContextManager[Callable[[int], object]]
-]  # entered with a total; called with each part
-
-
-@dataclass(frozen=True)
-class Options:
-    """What preprocessing can be asked for."""
-
-    max_s2_images: int = 8
-    select: str = "nearest"
-    percentile: float | None = None  # of the train split's reflectance; None: BreizhSR's published maxima
-    strict: bool = False  # what can't be used is an error
-    maxima: tuple[float, ...] | None = None  # the reflectance of each band that becomes 1; not with percentile
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What there is to do."""
-
-    root: Path
-    folder: Path
-    options: Options
-    geometry: Geometry
-    tables: dict[str, str]  # name -> sha256
-    splits: dict[str, list[Row]]
-    fingerprint: str
-
-    def shards(self) -> dict[str, list[Row]]:
-        """The rows of every shard, by its name."""
-        n = max(1, min(_MOST_SAMPLES, _TARGET_BYTES // shard_bytes(self.geometry, samples=1, singles=0)))
-        return {
-            f"{split}-{start // n:05d}": rows[start : start + n]
-            for split, rows in self.splits.items()
-            for start in range(0, len(rows), n)
-        }
-
-    def task(self, name: str, rows: list[Row], *, maxima: tuple[float, ...]) -> Task:
-        return Task(
-            name=name,
-            rows=rows,
-            root=self.root,
-            folder=self.folder,
-            geometry=self.geometry,
-            select=self.options.select,
-            strict=self.options.strict,
-            maxima=maxima,
-            fingerprint=self.fingerprint,
-        )
+logger = logging.getLogger(__name__)
+Rows = dict[str, list[TableRow]]  # by split, or by shard
 
 
 def prepare(
-    root: Path,
-    *,
-    output: Path | None = None,
-    options: Options,
-    workers: int | None = None,
-    say: Say,
-    progress: Progress,
+    root: Path, *, output: Path | None = None, options: Options | None = None, workers: int | None = None
 ) -> Manifest:
-    """Prepare the raw data set in ``root`` into ``output`` (default: its `preprocessed/`), and give back the manifest.
+    """Prepare a raw data set for training, or finish what a stopped run began.
 
-    ``workers``: processes; 1 for this one alone, None for as many as pay. Raises DataError.
+    Args:
+        root: the raw data set.
+        output: the folder of the store; its `preprocessed/` by default.
+        options: what goes into the store.
+        workers: processes; 1 for this one alone, None for as many as pay.
+
+    Raises:
+        DataError: there is nothing to prepare, no room for it, or, with ``options.strict``, something unusable.
     """
-    folder = output or root / FOLDER
+    folder, options = output or root / FOLDER, options or Options()
     try:
         paths = table_paths(root)
         tables = {path.name: checksum(path) for path in paths}
         fingerprint = _fingerprint(tables, options)
-        manifest = _finished(folder, fingerprint, say)
+        manifest = _finished(folder, fingerprint)
         if manifest is None:
             splits = read_rows(paths)
             rows = [row for rows in splits.values() for row in rows]
             geometry = find_geometry(root, rows, length=options.max_s2_images)
-            plan = Plan(root, folder, options, geometry, tables, splits, fingerprint)
-            manifest = _carry_out(plan, workers=workers, say=say, progress=progress)
+            plan = StorePlan(root, folder, options, geometry, fingerprint)
+            manifest = _carry_out(plan, splits, tables=tables, workers=workers)
     except OSError as error:  # a full disk, a read-only one, not a folder
         place = error.filename or folder
         raise DataError(f"{place}: {error.strerror or error}; --output says where to write") from error
     if options.strict and manifest.skipped:
         raise DataError(strict_message(manifest.skipped[0]))
-    say(f"{folder} is prepared: {_summary(manifest)}")
     return manifest
 
 
-def _carry_out(plan: Plan, *, workers: int | None, say: Say, progress: Progress) -> Manifest:
+def _carry_out(plan: StorePlan, splits: Rows, *, tables: dict[str, str], workers: int | None) -> Manifest:
     plan.folder.mkdir(parents=True, exist_ok=True)
-    shards = plan.shards()
-    notes = _kept(plan, shards, say)
-    missing = {name: rows for name, rows in shards.items() if name not in notes}
+    shards = _shards(splits, plan.geometry)
+    records = _kept(plan, shards, splits)
+    missing = {name: rows for name, rows in shards.items() if name not in records}
     patches = sum(map(len, missing.values()))
-    seconds = patches * _seconds_per_patch(plan)
+    seconds = patches * _seconds_per_patch(plan, [row for rows in splits.values() for row in rows])
     workers = max(1, min(len(missing), workers or min(cores(), 1 + int(seconds / _STARTING))))
-    _estimate(plan, patches=patches, seconds=seconds / workers, workers=workers, say=say)
+    _check_room(plan, patches=patches, seconds=seconds / workers, workers=workers)
     with pool(workers) as executor:
-        maxima = _maxima(plan, executor, progress)
-        tasks = [plan.task(name, rows, maxima=maxima) for name, rows in missing.items()]
-        with progress(patches) as advance:
-            for task, note in run(executor, make_shard, tasks):
-                notes[task.name] = note
-                advance(len(task.rows))
-    manifest = _manifest(plan, [notes[name] for name in shards], maxima)
-    write_manifest(plan.folder, manifest)
-    for name in shards:
-        note_path(plan.folder, name).unlink(missing_ok=True)
-    return manifest
-
-
-def _manifest(plan: Plan, notes: list[Note], maxima: tuple[float, ...]) -> Manifest:
-    percent = plan.options.percentile
-    origin = "98th percentiles of BreizhSR's train split, as published"
-    if plan.options.maxima is not None:
-        origin = "as given"
-    return Manifest(
+        plan = replace(plan, maxima=_maxima(plan, shards, executor))
+        jobs = [ShardJob(plan, name, rows) for name, rows in missing.items()]
+        with tqdm(total=patches, unit="patch", disable=patches == 0) as bar:
+            for job, record in run_jobs(executor, make_shard, jobs):
+                records[job.name] = record
+                bar.update(len(job.rows))
+    ordered = [records[name] for name in shards]
+    manifest = Manifest(
         geometry=plan.geometry,
-        maxima=maxima,
-        normalisation=origin if percent is None else f"{percent:g}th percentiles of the train split",
+        maxima=plan.maxima,
+        normalisation=_normalisation(plan.options),
         parameters={
             "max_s2_images": plan.options.max_s2_images,
             "select": plan.options.select,
-            "percentile": percent,
+            "percentile": plan.options.percentile,
             "fingerprint": plan.fingerprint,
         },
-        tables=plan.tables,
-        splits={split: [n.info for n in notes if _split_of(n.info.file) == split] for split in plan.splits},
-        skipped=[entry for note in notes for entry in note.skipped],
+        tables=tables,
+        splits={split: [r.info for r in ordered if _split_of(r.info.file) == split] for split in splits},
+        skipped=[entry for record in ordered for entry in record.skipped],
     )
+    write_manifest(plan.folder, manifest)
+    for name in shards:
+        plan.record_path(name).unlink(missing_ok=True)
+    return manifest
 
 
-def _maxima(plan: Plan, executor: ProcessPoolExecutor | None, progress: Progress) -> tuple[float, ...]:
+def _shards(splits: Rows, geometry: Geometry) -> Rows:
+    """The rows of every shard, by its name."""
+    n = max(1, min(_MOST_SAMPLES, _TARGET_BYTES // shard_bytes(geometry, samples=1, singles=0)))
+    return {
+        f"{split}-{start // n:05d}": rows[start : start + n]
+        for split, rows in splits.items()
+        for start in range(0, len(rows), n)
+    }
+
+
+def _split_of(name: str) -> str:
+    return name.rpartition("-")[0]
+
+
+def _normalisation(options: Options) -> str:
+    if options.percentile is not None:
+        return f"{options.percentile:g}th percentiles of the train split"
+    return "98th percentiles of BreizhSR's train split, as published" if options.maxima is None else "as given"
+
+
+def _maxima(plan: StorePlan, shards: Rows, executor: ProcessPoolExecutor | None) -> tuple[float, ...]:
     """The reflectance that becomes 1, a band: published, given, or a percentile of the train split."""
     if plan.options.percentile is None:
-        return plan.options.maxima or PUBLISHED_MAXIMA
-    shards = {name: rows for name, rows in plan.shards().items() if _split_of(name) == "train"}
-    tasks = [plan.task(name, rows, maxima=PUBLISHED_MAXIMA) for name, rows in shards.items()]
-    counts = []
-    with progress(sum(map(len, shards.values()))) as advance:
-        for task, part in run(executor, count_values, tasks):
-            counts.append(part)
-            advance(len(task.rows))
-    if not sum(part.sum() for part in counts):
+        return plan.options.maxima or plan.maxima
+    jobs = [ShardJob(plan, name, rows) for name, rows in shards.items() if _split_of(name) == "train"]
+    counts = np.zeros((1, 1), dtype=np.int64)  # (bands, 32768)
+    with tqdm(total=sum(len(job.rows) for job in jobs), unit="patch", desc="percentiles") as bar:
+        for job, part in run_jobs(executor, count_values, jobs):
+            counts = counts + part
+            bar.update(len(job.rows))
+    if not counts.any():
         raise DataError(f"{plan.root}: the train split has no usable patch to take percentiles of")
-    return tuple(max(1.0, percentile(band, plan.options.percentile)) / 10000 for band in np.sum(counts, axis=0))
+    return tuple(max(1.0, percentile(band, plan.options.percentile)) / 10000 for band in counts)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -209,7 +173,7 @@ def _fingerprint(tables: dict[str, str], options: Options) -> str:
     return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()
 
 
-def _finished(folder: Path, fingerprint: str, say: Say) -> Manifest | None:
+def _finished(folder: Path, fingerprint: str) -> Manifest | None:
     """The manifest of a store that is what was asked for; any other store makes way."""
     path = folder / MANIFEST
     if not path.is_file():
@@ -219,37 +183,37 @@ def _finished(folder: Path, fingerprint: str, say: Say) -> Manifest | None:
     try:
         manifest = read_manifest(folder)
     except DataError as error:
-        say(f"starting over: {error}")
+        logger.info("starting over: %s", error)
     else:
         if manifest.parameters.get("fingerprint") == fingerprint:
             return manifest
-        say(f"starting over: {folder} was prepared from other tables or with other parameters")
+        logger.info("starting over: %s was prepared from other tables or with other parameters", folder)
         _clear(folder, splits=manifest.splits, keep=())
     path.unlink()
     return None
 
 
-def _kept(plan: Plan, shards: Collection[str], say: Say) -> dict[str, Note]:
-    """The notes of the shards that a stopped run left; everything else of it is removed."""
-    found: dict[str, Note] = {}
-    begun = False
-    for name in shards:
-        begun |= note_path(plan.folder, name).exists()
-        with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
-            note = read_note(plan.folder, name)
+def _kept(plan: StorePlan, shards: Iterable[str], splits: Iterable[str]) -> dict[str, ShardRecord]:
+    """The records of the shards that a stopped run left; everything else of it is removed."""
+    found: dict[str, ShardRecord] = {}
+    names = list(shards)
+    begun = any(plan.record_path(name).exists() for name in names)
+    for name in names:
+        with contextlib.suppress(OSError, ValueError):
+            record = ShardRecord.model_validate_json(plan.record_path(name).read_bytes())
             size = (plan.folder / f"{name}.pt").stat().st_size
-            if (note.fingerprint, note.info.file, note.info.bytes) == (plan.fingerprint, f"{name}.pt", size):
-                found[name] = note
+            if (record.fingerprint, record.info.file, record.info.bytes) == (plan.fingerprint, f"{name}.pt", size):
+                found[name] = record
     if found:
-        say(f"going on: {len(found)} of {len(shards)} shards were finished before")
+        logger.info("going on: %d of %d shards were finished before", len(found), len(names))
     elif begun:
-        say(f"starting over: {plan.folder} was begun from other tables or with other parameters")
-    _clear(plan.folder, splits=plan.splits, keep=found)
+        logger.info("starting over: %s was begun from other tables or with other parameters", plan.folder)
+    _clear(plan.folder, splits=splits, keep=found)
     return found
 
 
 def _clear(folder: Path, *, splits: Iterable[str], keep: Container[str]) -> None:
-    """Remove shards, notes and what a killed run was writing."""
+    """Remove shards, records and what a killed run was writing."""
     ours = re.compile(rf"\.?((?:{'|'.join(map(re.escape, splits))})-\d{{5,}})\.(?:pt|json)(?:\.\d+\.tmp)?")
     for path in folder.iterdir():
         match = ours.fullmatch(path.name)
@@ -261,46 +225,44 @@ def _clear(folder: Path, *, splits: Iterable[str], keep: Container[str]) -> None
 # Estimates and words
 
 
-def _estimate(plan: Plan, *, patches: int, seconds: float, workers: int, say: Say) -> None:
+def _check_room(plan: StorePlan, *, patches: int, seconds: float, workers: int) -> None:
     """Say what is to be done, and refuse what the disk has no room for."""
     needed = patches * shard_bytes(plan.geometry, samples=1, singles=0)
     free = shutil.disk_usage(plan.folder).free
     size = plan.geometry.hr_size
-    say(
-        f"{patches} patches of {size}×{size} to prepare: about {_bytes(needed)} ({_bytes(free)} free), "
+    logger.info(
+        f"{patches} patches of {size}×{size} to prepare: about {_megabytes(needed)} ({_megabytes(free)} free), "
         f"{_duration(seconds)} with {workers} process{'' if workers == 1 else 'es'}"
     )
     if needed > free:
-        raise DataError(f"{plan.folder}: {_bytes(needed)} are needed, {_bytes(free)} are free; choose another --output")
+        raise DataError(
+            f"{plan.folder}: {_megabytes(needed)} are needed, {_megabytes(free)} are free; choose another --output"
+        )
 
 
-def _seconds_per_patch(plan: Plan) -> float:
+def _seconds_per_patch(plan: StorePlan, rows: list[TableRow]) -> float:
     """Of a few rows from the middle of the data set."""
-    rows = [row for rows in plan.splits.values() for row in rows]
     few = rows[len(rows) // 2 :][:3]
-    reader = PatchReader(plan.root, geometry=plan.geometry, select=plan.options.select)
+    reader = plan.reader()
     start = time.perf_counter()
     patches = []
     for row in few:
         with contextlib.suppress(Unusable):
             patches.append(reader.read(row))
-    assemble(patches, geometry=plan.geometry, maxima=PUBLISHED_MAXIMA)
+    assemble(patches, geometry=plan.geometry, maxima=plan.maxima)
     return (time.perf_counter() - start) / max(1, len(few))
 
 
-def _split_of(name: str) -> str:
-    return name.rpartition("-")[0]
-
-
-def _summary(manifest: Manifest) -> str:
+def summary(manifest: Manifest) -> str:
+    """What a store holds and what was left out of it, in a line."""
     counts = ", ".join(f"{split} {sum(s.samples for s in shards)}" for split, shards in manifest.splits.items())
     size = sum(shard.bytes for shards in manifest.splits.values() for shard in shards)
-    what = Counter(entry["what"] for entry in manifest.skipped)
-    skipped = ", ".join(f"{n} {kind}{'s' if n > 1 else ''}" for kind, n in sorted(what.items()))
-    return f"{counts} patches, {_bytes(size)}" + (f"; left out: {skipped} ({MANIFEST} says why)" if skipped else "")
+    kinds = Counter(entry.what for entry in manifest.skipped)
+    skipped = ", ".join(f"{n} {kind}{'s' if n > 1 else ''}" for kind, n in sorted(kinds.items()))
+    return f"{counts} patches, {_megabytes(size)}" + (f"; left out: {skipped} ({MANIFEST} says why)" if skipped else "")
 
 
-def _bytes(n: int) -> str:
+def _megabytes(n: int) -> str:
     return f"{n / 1e9:.1f} GB" if n >= 1e9 else f"{n / 1e6:.1f} MB"
 
 

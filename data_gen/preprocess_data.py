@@ -4,22 +4,20 @@ python data_gen/preprocess_data.py ROOT [--max_s2_images 8] [--select nearest|fi
     [--strict] [--percentiles P | --maxima R G B]
 """
 
-import contextlib
 import sys
 from argparse import Namespace
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from tqdm import tqdm
-
 from data_gen.dataset import SELECTIONS
-from data_gen.prepare import Options, prepare
+from data_gen.prepare import prepare, summary
+from data_gen.shards import Options
 from data_gen.workers import quiet
 from utils.cli import Parser, run
 from utils.errors import ConfigError
 from utils.signals import raise_at_sigterm
+from utils.store import FOLDER
 
 
 def _parser() -> Parser:
@@ -61,26 +59,16 @@ def _main(options: Namespace) -> None:
         raise ConfigError("--maxima are reflectances, such as 0.2058 0.1583 0.1118: they must lie in (0, 7)")
     raise_at_sigterm("stopped; the same command goes on from here")
     quiet()
-    prepare(
-        options.root,
-        output=options.output,
-        options=Options(
-            max_s2_images=options.max_s2_images,
-            select=options.select,
-            percentile=options.percentiles,
-            strict=options.strict,
-            maxima=tuple(options.maxima) if options.maxima else None,
-        ),
-        workers=options.workers,
-        say=tqdm.write,
-        progress=_progress,
+    output = options.output or options.root / FOLDER
+    wanted = Options(
+        max_s2_images=options.max_s2_images,
+        select=options.select,
+        percentile=options.percentiles,
+        strict=options.strict,
+        maxima=tuple(options.maxima) if options.maxima else None,
     )
-
-
-@contextlib.contextmanager
-def _progress(patches: int) -> Iterator[Callable[[int], object]]:
-    with tqdm(total=patches, unit="patch", disable=patches == 0) as bar:
-        yield bar.update
+    manifest = prepare(options.root, output=output, options=wanted, workers=options.workers)
+    sys.stdout.write(f"{output} is prepared: {summary(manifest)}\n")
 
 
 if __name__ == "__main__":

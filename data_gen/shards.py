@@ -1,71 +1,83 @@
 """Shards of the prepared store, made from rows of a raw data set."""
 
 import contextlib
-import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from pydantic import BaseModel
 from torch import Tensor
 
-from data_gen.dataset import Patch, PatchReader, Row, Unusable
+from data_gen.dataset import PatchReader, RawPatch, TableRow, Unusable
 from utils.errors import DataError
 from utils.files import write_text
-from utils.radiometry import count_levels, matching_table, normalise_lr, reflectance
-from utils.store import BANDS, Geometry, Shard, ShardInfo, layout, write_shard
+from utils.radiometry import PUBLISHED_MAXIMA, count_levels, matching_table, normalise_lr, reflectance
+from utils.store import BANDS, Geometry, Shard, ShardInfo, Skipped, layout, write_shard
 
 _VALUES = 1 << 15  # reflectance × 10000 from 0 that 16 bits hold
 
 
 @dataclass(frozen=True)
-class Task:
-    """One shard to make."""
+class Options:
+    """What preprocessing can be asked for."""
 
-    name: str  # of its file, without the ending
-    rows: list[Row]
-    root: Path
-    folder: Path
-    geometry: Geometry
-    select: str
-    strict: bool  # what can't be used is an error
-    maxima: tuple[float, ...]
-    fingerprint: str
+    max_s2_images: int = 8
+    select: str = "nearest"
+    percentile: float | None = None  # of the train split's reflectance; None: BreizhSR's published maxima
+    strict: bool = False  # what can't be used is an error
+    maxima: tuple[float, ...] | None = None  # the reflectance of each band that becomes 1; not with percentile
 
 
 @dataclass(frozen=True)
-class Note:
+class StorePlan:
+    """What all shards of a store share."""
+
+    root: Path
+    folder: Path
+    options: Options
+    geometry: Geometry
+    fingerprint: str  # of the tables and the options
+    maxima: tuple[float, ...] = PUBLISHED_MAXIMA
+
+    def reader(self) -> PatchReader:
+        return PatchReader(self.root, geometry=self.geometry, select=self.options.select)
+
+    def record_path(self, name: str) -> Path:
+        return self.folder / f"{name}.json"
+
+
+@dataclass(frozen=True)
+class ShardJob:
+    """One shard to make."""
+
+    plan: StorePlan
+    name: str  # of its file, without the ending
+    rows: list[TableRow]
+
+
+class ShardRecord(BaseModel):
     """What a finished shard holds, and what was left out of it; beside the shard until the store is complete."""
 
     fingerprint: str
     info: ShardInfo
-    skipped: list[dict[str, Any]]  # split, key, what, path, reason
+    skipped: list[Skipped]
 
 
-def note_path(folder: Path, name: str) -> Path:
-    return folder / f"{name}.json"
+def make_shard(job: ShardJob) -> ShardRecord:
+    """Read the rows of a shard, write it, then the record beside it."""
+    reader = job.plan.reader()
+    patches: list[RawPatch] = []
+    skipped: list[Skipped] = []
 
-
-def read_note(folder: Path, name: str) -> Note:
-    """Raises OSError or what a damaged file gives: ValueError, TypeError, KeyError."""
-    content = json.loads(note_path(folder, name).read_text(encoding="utf-8"))
-    return Note(content["fingerprint"], ShardInfo(**content["info"]), content["skipped"])
-
-
-def make_shard(task: Task) -> Note:
-    """Read the rows of a shard, write it, then the note beside it."""
-    reader = PatchReader(task.root, geometry=task.geometry, select=task.select)
-    patches: list[Patch] = []
-    skipped: list[dict[str, Any]] = []
-
-    def skip(row: Row, what: str, path: Any, reason: str) -> None:
-        skipped.append({"split": row.split, "key": row.key, "what": what, "path": str(path), "reason": reason})
-        if task.strict:
+    def skip(row: TableRow, what: str, path: Any, reason: str) -> None:
+        skipped.append(Skipped(split=row.split, key=row.key, what=what, path=str(path), reason=reason))
+        if job.plan.options.strict:
             raise DataError(strict_message(skipped[-1]))
 
-    for row in task.rows:
+    for row in job.rows:
         try:
             patch = reader.read(row)
         except Unusable as reason:
@@ -74,21 +86,21 @@ def make_shard(task: Task) -> Note:
         for path, why in patch.dropped:
             skip(row, "acquisition", path, why)
         patches.append(patch)
-    shard = assemble(patches, geometry=task.geometry, maxima=task.maxima)
+    shard = assemble(patches, geometry=job.plan.geometry, maxima=job.plan.maxima)
     clipped = sum(view.clipped for patch in patches for view in patch.views)
-    info = write_shard(task.folder / f"{task.name}.pt", shard, clipped=clipped)
-    note = Note(task.fingerprint, info, skipped)
-    write_text(note_path(task.folder, task.name), json.dumps(asdict(note)))
-    return note
+    info = write_shard(job.plan.folder / f"{job.name}.pt", shard, clipped=clipped)
+    record = ShardRecord(fingerprint=job.plan.fingerprint, info=info, skipped=skipped)
+    write_text(job.plan.record_path(job.name), record.model_dump_json())
+    return record
 
 
-def strict_message(entry: dict[str, Any]) -> str:
+def strict_message(entry: Skipped) -> str:
     """The error of --strict for something that was left out."""
-    where = f"{entry['split']} {entry['key']}: {entry['what']} {entry['path']!r}"
-    return f"{where}: {entry['reason']}; without --strict it is left out"
+    where = f"{entry.split} {entry.key}: {entry.what} {entry.path!r}"
+    return f"{where}: {entry.reason}; without --strict it is left out"
 
 
-def assemble(patches: list[Patch], *, geometry: Geometry, maxima: tuple[float, ...]) -> Shard:
+def assemble(patches: list[RawPatch], *, geometry: Geometry, maxima: tuple[float, ...]) -> Shard:
     """The content of a shard."""
     singles = [patch for patch in patches if patch.single is not patch.views[patch.nearest()]]
     shapes = layout(geometry, samples=len(patches), singles=len(singles))
@@ -125,11 +137,11 @@ def _fill_tables(shard: Shard, prefix: str, row: int, *, hr: Tensor, lr: Tensor,
 # Percentiles
 
 
-def count_values(task: Task) -> NDArray[np.int64]:
+def count_values(job: ShardJob) -> NDArray[np.int64]:
     """How often each value of reflectance × 10000 occurs in the series of a shard's rows, (bands, 32768)."""
-    reader = PatchReader(task.root, geometry=task.geometry, select=task.select)
+    reader = job.plan.reader()
     counts = np.zeros((BANDS, _VALUES), dtype=np.int64)
-    for row in task.rows:
+    for row in job.rows:
         with contextlib.suppress(Unusable):
             for view in reader.read(row).views:
                 for band, values in enumerate(view.lr.clamp(min=0).flatten(1).numpy()):

@@ -1,4 +1,4 @@
-"""Processes that share a list of tasks."""
+"""Processes that share a list of jobs."""
 
 import contextlib
 import logging
@@ -6,7 +6,7 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing.process import BaseProcess
@@ -16,8 +16,8 @@ import torch
 
 from utils.errors import DataError
 
-Task = TypeVar("Task")
-Result = TypeVar("Result")
+Job = TypeVar("Job")
+Outcome = TypeVar("Outcome")
 
 
 @contextlib.contextmanager
@@ -34,14 +34,14 @@ def pool(workers: int) -> Iterator[ProcessPoolExecutor | None]:
         executor.shutdown(cancel_futures=True)
 
 
-def run(
-    executor: ProcessPoolExecutor | None, function: Callable[[Task], Result], tasks: list[Task]
-) -> Iterator[tuple[Task, Result]]:
-    """(task, result) as they are done, in any order."""
+def run_jobs(
+    executor: ProcessPoolExecutor | None, function: Callable[[Job], Outcome], jobs: Sequence[Job]
+) -> Iterator[tuple[Job, Outcome]]:
+    """(job, what the function gave back) as they are done, in any order."""
     if executor is None:
-        yield from ((task, function(task)) for task in tasks)
+        yield from ((job, function(job)) for job in jobs)
         return
-    futures = {executor.submit(function, task): task for task in tasks}
+    futures = {executor.submit(function, job): job for job in jobs}
     try:
         for future in as_completed(futures):
             yield futures[future], future.result()

@@ -1,7 +1,6 @@
 """Tiny raw data sets in BreizhSR's format, seeded: for tests that need one on disk."""
 
-import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +9,10 @@ import rasterio
 from numpy.typing import NDArray
 from rasterio.transform import from_origin
 
-from data_gen.prepare import Options, prepare
+from data_gen.dataset import PatchReader, RawPatch, find_geometry, read_rows, table_paths
+from data_gen.prepare import prepare
+from data_gen.shards import Options
+from utils.errors import DataError
 from utils.store import Manifest
 
 NOON = pd.Timestamp("2018-06-15 11:00:00")
@@ -106,27 +108,36 @@ def write_raw(
     return root
 
 
-def prepare_quietly(
-    root: Path,
-    *,
-    output: Path | None = None,
-    workers: int = 1,
-    say: Callable[[str], object] = lambda line: None,
-    **options: object,
-) -> Manifest:
-    """`data_gen.prepare.prepare` without a progress bar, in this process."""
-    return prepare(
-        root,
-        output=output,
-        options=Options(**options),  # type: ignore[arg-type]
-        workers=workers,
-        say=say,
-        progress=lambda patches: contextlib.nullcontext(lambda done: None),
-    )
+def prepare_with(root: Path, *, output: Path | None = None, workers: int = 1, **options: object) -> Manifest:
+    """`data_gen.prepare.prepare` in this process."""
+    return prepare(root, output=output, options=Options(**options), workers=workers)  # type: ignore[arg-type]
 
 
 def write_prepared(root: Path, **raw: object) -> Path:
     """A raw data set and its store. Gives the raw root back."""
     write_raw(root, **raw)  # type: ignore[arg-type]
-    prepare_quietly(root)
+    prepare_with(root)
     return root
+
+
+class RawBreizhSR:
+    """One split of a raw data set: position -> RawPatch.
+
+    Its patch size is that of the first usable row. Raises Unusable for rows that can't be used.
+    """
+
+    def __init__(self, root: Path | str, split: str, *, max_s2_images: int = 8, select: str = "nearest") -> None:
+        self.root = Path(root)
+        splits = read_rows(table_paths(self.root))
+        if split not in splits:
+            raise DataError(f"{self.root} has no split {split!r}; there are: {', '.join(splits)}")
+        self.rows = splits[split]
+        everything = [row for rows in splits.values() for row in rows]
+        self.geometry = find_geometry(self.root, everything, length=max_s2_images)
+        self._reader = PatchReader(self.root, geometry=self.geometry, select=select)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, position: int) -> RawPatch:
+        return self._reader.read(self.rows[position])

@@ -33,7 +33,7 @@ from tasks.build import build_task, check
 from tasks.evaluation.evaluate import PictureSaver
 from tasks.experiment import open_experiment, translated
 from tasks.training.state import TrainState
-from tests.data import prepare_quietly, write_raster, write_raw
+from tests.data import prepare_with, write_raster, write_raw
 from tests.golden import ROOT
 from tests.pickles import Call, Name, dumps
 from tests.soak import examples
@@ -432,7 +432,7 @@ def raw(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def prepared(raw: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("prepared") / "store"
-    prepare_quietly(raw, output=folder)
+    prepare_with(raw, output=folder)
     return folder
 
 
@@ -471,7 +471,7 @@ def test_any_damage_to_a_raw_root(raw: Path, tmp_path: Path, seed: int) -> None:
                 assert findings and evidence.patches
             return
         try:
-            manifest = prepare_quietly(raw, output=output)
+            manifest = prepare_with(raw, output=output)
         except DataError:
             assert not (output / MANIFEST).exists()
             return

@@ -14,11 +14,11 @@ import math
 import re
 import zipfile
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, TypeGuard
+from typing import Annotated, Any, Literal, TypeGuard
 
 import torch
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 from torch import Tensor
 
 from utils.errors import DataError
@@ -26,54 +26,79 @@ from utils.files import archive_fault, atomic_write, is_text, write_text
 
 Key = int | str
 
-FORMAT = "misr-store"
-VERSION = 1
+FORMAT: Literal["misr-store"] = "misr-store"
+VERSION: Literal[1] = 1
 MANIFEST = "manifest.json"
 FOLDER = "preprocessed"  # where a raw root keeps its store
 BANDS = 3
 SCALES = (2, 4, 8)
-SPLIT_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
-_LARGEST_SIDE = 1 << 12
+SPLIT_NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")
 _LARGEST_MANIFEST = 1 << 30  # bytes
-_MOST_SAMPLES = 1 << 31
 
 Shard = dict[str, Any]
 
 
-@dataclass(frozen=True)
-class Geometry:
+class _Checked(BaseModel):
+    """Values of exactly the types that are written down, no unknown keys, nothing changed later."""
+
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
+
+
+_Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+class Geometry(_Checked):
     """The one patch size of a store, in pixels after cropping."""
 
-    hr_size: int
+    hr_size: int = Field(ge=8, le=1 << 12, multiple_of=8)
     scale: int
-    length: int  # acquisitions a sample, padded ones included
+    length: int = Field(ge=1, le=1 << 12)  # acquisitions a sample, padded ones included
+
+    @field_validator("scale")
+    @classmethod
+    def _known_scale(cls, scale: int) -> int:
+        if scale not in SCALES:
+            raise ValueError(f"{scale} is not one of {', '.join(map(str, SCALES))}")
+        return scale
 
     @property
     def lr_size(self) -> int:
         return self.hr_size // self.scale
 
 
-@dataclass(frozen=True)
-class ShardInfo:
+class ShardInfo(_Checked):
     """What the manifest says of one file."""
 
     file: str
-    samples: int
-    singles: int  # samples whose single-image input is not the nearest view of their series
-    clipped: int  # pixels that didn't fit 16 bits
-    bytes: int
+    samples: int = Field(ge=0, le=1 << 31)
+    singles: int = Field(ge=0, le=1 << 31)  # samples whose single-image input is not the nearest view of their series
+    clipped: int = Field(ge=0, le=1 << 62)  # pixels that didn't fit 16 bits
+    bytes: int = Field(ge=0, le=1 << 62)
     sha256: str
 
 
-@dataclass(frozen=True)
-class Manifest:
+class Skipped(_Checked):
+    """What was left out of the store, and why."""
+
+    split: str
+    key: Key
+    what: str  # patch or acquisition
+    path: str
+    reason: str
+
+
+class Manifest(_Checked):
+    """What `manifest.json` holds."""
+
+    format: Literal["misr-store"] = FORMAT
+    version: Literal[1] = VERSION
     geometry: Geometry
-    maxima: tuple[float, ...]  # reflectance that becomes 1, a band
+    maxima: Annotated[tuple[_Positive, ...], Field(min_length=BANDS, max_length=BANDS)]  # reflectance that is 1
     normalisation: str  # where the maxima come from
     parameters: dict[str, Any]
     tables: dict[str, str]  # raw table -> sha256
-    splits: dict[str, list[ShardInfo]]
-    skipped: list[dict[str, Any]]  # split, key, what (patch or acquisition), path, reason
+    splits: dict[Annotated[str, Field(pattern=SPLIT_NAME.pattern)], list[ShardInfo]]
+    skipped: list[Skipped]
 
 
 def layout(geometry: Geometry, *, samples: int, singles: int) -> dict[str, tuple[torch.dtype, tuple[int, ...]]]:
@@ -109,44 +134,23 @@ def shard_bytes(geometry: Geometry, *, samples: int, singles: int) -> int:
 # Writing
 
 
-class _Hashing:
-    """A file that knows the checksum of what was written to it."""
-
-    def __init__(self, file: BinaryIO) -> None:
-        self._file = file
-        self._digest = hashlib.sha256()
-        self.size = 0
-
-    def write(self, data: bytes) -> int:
-        self._digest.update(data)
-        self.size += len(data)
-        return self._file.write(data)
-
-    def flush(self) -> None:
-        self._file.flush()
-
-    def hexdigest(self) -> str:
-        return self._digest.hexdigest()
-
-
 def write_shard(path: Path, shard: Mapping[str, Any], *, clipped: int) -> ShardInfo:
     """Write a shard whole or not at all: aside, flushed, renamed."""
-    with atomic_write(path) as aside, aside.open("wb") as file:
-        hashing = _Hashing(file)
-        torch.save(dict(shard), hashing)  # type: ignore[arg-type]  # a name would end up in the file
-    return ShardInfo(
-        file=path.name,
-        samples=len(shard["hr"]),
-        singles=len(shard["single_lr"]),
-        clipped=clipped,
-        bytes=hashing.size,
-        sha256=hashing.hexdigest(),
-    )
+    with atomic_write(path) as aside:
+        with aside.open("wb") as file:  # given the path, torch would write its name into the file
+            torch.save(dict(shard), file)
+        return ShardInfo(
+            file=path.name,
+            samples=len(shard["hr"]),
+            singles=len(shard["single_lr"]),
+            clipped=clipped,
+            bytes=aside.stat().st_size,
+            sha256=checksum(aside),
+        )
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
-    content = {"format": FORMAT, "version": VERSION, **asdict(manifest)}
-    write_text(folder / MANIFEST, json.dumps(content, indent=1) + "\n")
+    write_text(folder / MANIFEST, json.dumps(manifest.model_dump(mode="json"), indent=1) + "\n")
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -164,99 +168,42 @@ def prepared_folder(root: Path) -> Path:
 
 
 def read_manifest(folder: Path) -> Manifest:
-    """The manifest, checked; raises DataError that names the file and the key."""
+    """The manifest of a store, its claims checked against the files that it names.
+
+    Raises:
+        DataError: names the file and the key.
+    """
     path = folder / MANIFEST
     try:
         if path.stat().st_size > _LARGEST_MANIFEST:
             raise DataError(f"{path}: too large for a manifest")
-        content = json.loads(path.read_bytes())
+        manifest = Manifest.model_validate_json(path.read_bytes())
     except OSError as error:
         raise DataError(f"{path}: can't be read: {error.strerror}") from error
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{path}: damaged ({error}); prepare the data anew") from error
-    return _Reader(path).manifest(content)
+    except ValidationError as error:
+        raise DataError(f"{path}: {first_fault(error)}; prepare the data anew") from None
+    for split, shards in manifest.splits.items():
+        for info in shards:
+            _check_file(path, split, info, manifest.geometry)
+    return manifest
 
 
-class _Reader:
-    """Checks everything that a manifest claims."""
+def first_fault(error: ValidationError) -> str:
+    """The key and the words of the first thing that pydantic found."""
+    fault = error.errors(include_url=False, include_context=False)[0]
+    return f"{'.'.join(map(str, fault['loc'])) or 'the file'}: {fault['msg'][0].lower()}{fault['msg'][1:]}"
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
 
-    def manifest(self, content: Any) -> Manifest:
-        content = self._typed(content, dict, "the whole")
-        if content.get("format") != FORMAT:
-            self._refuse("format", f"is not {FORMAT!r}: not a prepared store")
-        if content.get("version") != VERSION:
-            self._refuse("version", f"is {content.get('version')!r}, this code reads {VERSION}; prepare the data anew")
-        shape = self._typed(content.get("geometry"), dict, "geometry")
-        geometry = Geometry(
-            hr_size=self._integer(shape.get("hr_size"), 8, _LARGEST_SIDE, "hr_size"),
-            scale=self._integer(shape.get("scale"), 2, max(SCALES), "scale"),
-            length=self._integer(shape.get("length"), 1, 1 << 12, "length"),
-        )
-        if geometry.scale not in SCALES or geometry.hr_size % 8:
-            self._refuse("geometry", "hr_size must be a multiple of 8, scale 2, 4 or 8")
-        maxima = self._typed(content.get("maxima"), list, "maxima")
-        if len(maxima) != BANDS or not all(isinstance(m, float) and math.isfinite(m) and m > 0 for m in maxima):
-            self._refuse("maxima", f"must be {BANDS} positive numbers")
-        splits = self._typed(content.get("splits"), dict, "splits")
-        return Manifest(
-            geometry=geometry,
-            maxima=tuple(maxima),
-            normalisation=self._typed(content.get("normalisation"), str, "normalisation"),
-            parameters=self._typed(content.get("parameters"), dict, "parameters"),
-            tables=self._typed(content.get("tables"), dict, "tables"),
-            splits={name: self._split(name, shards, geometry) for name, shards in splits.items()},
-            skipped=[self._skipped(entry) for entry in self._typed(content.get("skipped"), list, "skipped")],
-        )
-
-    def _split(self, name: str, shards: Any, geometry: Geometry) -> list[ShardInfo]:
-        if not SPLIT_NAME.fullmatch(name):
-            self._refuse("splits", f"{name[:40]!r} is no name for a split")
-        return [
-            self._shard(name, number, shard, geometry) for number, shard in enumerate(self._typed(shards, list, name))
-        ]
-
-    def _shard(self, split: str, number: int, content: Any, geometry: Geometry) -> ShardInfo:
-        content = self._typed(content, dict, f"splits.{split}")
-        samples = self._integer(content.get("samples"), 0, _MOST_SAMPLES, "samples")
-        info = ShardInfo(
-            file=self._typed(content.get("file"), str, "file"),
-            samples=samples,
-            singles=self._integer(content.get("singles"), 0, samples, "singles"),
-            clipped=self._integer(content.get("clipped"), 0, 1 << 62, "clipped"),
-            bytes=self._integer(content.get("bytes"), 0, 1 << 62, "bytes"),
-            sha256=self._typed(content.get("sha256"), str, "sha256"),
-        )
-        if not re.fullmatch(rf"{re.escape(split)}-\d{{5,}}\.pt", info.file):
-            self._refuse("file", f"{info.file[:80]!r} is no shard of split {split}")
-        path = self._path.with_name(info.file)
-        if path.is_symlink() or not path.is_file():
-            raise DataError(f"{path} is missing; prepare the data anew")
-        size = path.stat().st_size
-        if size != info.bytes or size < shard_bytes(geometry, samples=samples, singles=info.singles):
-            raise DataError(f"{path} has {size} bytes, its manifest says otherwise; prepare the data anew")
-        return info
-
-    def _skipped(self, entry: Any) -> dict[str, Any]:
-        entry = self._typed(entry, dict, "skipped")
-        for key in ("split", "what", "path", "reason"):
-            self._typed(entry.get(key), str, f"skipped.{key}")
-        return entry
-
-    def _typed(self, x: Any, kind: type, key: str) -> Any:
-        if not isinstance(x, kind):
-            self._refuse(key, f"must be a {kind.__name__}")
-        return x
-
-    def _integer(self, x: Any, low: int, high: int, key: str) -> int:
-        if not isinstance(x, int) or isinstance(x, bool) or not low <= x <= high:
-            self._refuse(key, f"must be an integer in [{low}, {high}]")
-        return x
-
-    def _refuse(self, key: str, message: str) -> None:
-        raise DataError(f"{self._path}: {key}: {message}")
+def _check_file(manifest: Path, split: str, info: ShardInfo, geometry: Geometry) -> None:
+    if not re.fullmatch(rf"{re.escape(split)}-\d{{5,}}\.pt", info.file):
+        raise DataError(f"{manifest}: file: {info.file[:80]!r} is no shard of split {split}; prepare the data anew")
+    path = manifest.with_name(info.file)
+    if path.is_symlink() or not path.is_file():
+        raise DataError(f"{path} is missing; prepare the data anew")
+    size = path.stat().st_size
+    least = shard_bytes(geometry, samples=info.samples, singles=info.singles)
+    if info.singles > info.samples or size != info.bytes or size < least:
+        raise DataError(f"{path} has {size} bytes, its manifest says otherwise; prepare the data anew")
 
 
 class Store:

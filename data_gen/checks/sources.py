@@ -12,7 +12,17 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from data_gen.dataset import Missing, Row, Unusable, acquisitions_of, inside, opened, pixels_of, read_rows, table_paths
+from data_gen.dataset import (
+    Missing,
+    TableRow,
+    Unusable,
+    acquisitions_of,
+    inside,
+    opened,
+    pixels_of,
+    read_rows,
+    table_paths,
+)
 from utils.errors import DataError
 from utils.geo.acquisitions import GDAL_ERRORS, day_in
 from utils.radiometry import MATCHINGS, PUBLISHED_MAXIMA, count_levels, matching_table, normalise_lr, reflectance
@@ -168,7 +178,7 @@ class RawSource:
     def verify(self, ref: Ref) -> None:
         pass
 
-    def _row(self, ref: Ref) -> Row:
+    def _row(self, ref: Ref) -> TableRow:
         return self._rows[ref.split][ref.position]
 
     def _note(self, check: str, ref: Ref, path: Any, what: str) -> None:
@@ -189,7 +199,7 @@ class RawSource:
         except Unusable:
             return False
 
-    def _place(self, row: Row, source: Any) -> Place | None:
+    def _place(self, row: TableRow, source: Any) -> Place | None:
         if self._placed:
             x, y = row.columns["x"], row.columns["y"]
             return Place(str(row.columns.get("crs", "")), x, y, self._side) if self._side else None

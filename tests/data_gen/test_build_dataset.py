@@ -28,7 +28,7 @@ from data_gen.custom.build import Wanted, build
 from data_gen.custom.splits import assign
 from data_gen.pickled_table import read_pickled_table
 from tests.command import run, succeed
-from tests.data import prepare_quietly
+from tests.data import prepare_with
 from tests.golden import ROOT
 from utils.dataloader import BreizhSRDataset
 from utils.errors import ConfigError, DataError
@@ -168,7 +168,7 @@ def test_another_coordinate_system_and_the_other_scales(images: Path, tmp_path: 
     built(images, tmp_path / "own", crs=LAMBERT, scale=8, resolution=1.25, patch=192)
     table = rows(tmp_path / "own")
     assert set(table.crs) == {"EPSG:2154"}
-    manifest = prepare_quietly(tmp_path / "own", percentile=98)
+    manifest = prepare_with(tmp_path / "own", percentile=98)
     assert (manifest.geometry.hr_size, manifest.geometry.scale) == (192, 8)
     assert "98th percentiles" in manifest.normalisation
     sample = BreizhSRDataset(tmp_path / "own", "train")[0]

@@ -23,7 +23,7 @@ from data_gen.checks.run import look
 from data_gen.checks.sources import Ref
 from data_gen.synthetic.dataset import SampleSet, write_sample_set
 from tests.command import run
-from tests.data import landscape, prepare_quietly, write_raster, write_raw
+from tests.data import landscape, prepare_with, write_raster, write_raw
 from tests.golden import Golden
 from utils.errors import DataError
 from utils.store import MANIFEST, checksum, read_manifest
@@ -307,7 +307,7 @@ def test_planted_faults(root: Path, plant: Callable[[Path], None], check: str, l
 
 @pytest.fixture
 def store(root: Path) -> Path:
-    prepare_quietly(root)
+    prepare_with(root)
     return root / "preprocessed"
 
 

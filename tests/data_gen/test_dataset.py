@@ -12,8 +12,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_gen.dataset import PatchReader, RawBreizhSR, Row, Unusable, acquisitions_of, inside, read_rows, to_int16
-from tests.data import NOON, write_raster, write_raw
+from data_gen.dataset import PatchReader, TableRow, Unusable, acquisitions_of, inside, read_rows, to_int16
+from tests.data import NOON, RawBreizhSR, write_raster, write_raw
 from tests.golden import Golden, names
 from tests.soak import examples
 from utils.errors import DataError
@@ -35,8 +35,8 @@ def shared_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_raw(tmp_path_factory.mktemp("raw"), train=2, val=1, test=1, hr_size=32)
 
 
-def row(acquisitions: dict[Any, Any], dates: list[Any], **other: Any) -> Row:
-    return Row(
+def row(acquisitions: dict[Any, Any], dates: list[Any], **other: Any) -> TableRow:
+    return TableRow(
         **{"key": 1, "split": "train", "hr": "hr.tif", "date": DATE, "columns": {}, **other},
         acquisitions=acquisitions,
         dates=dates,

@@ -16,10 +16,9 @@ import pytest
 import torch
 
 from data_gen import prepare as preparing
-from data_gen.dataset import RawBreizhSR
-from data_gen.shards import note_path, percentile
+from data_gen.shards import percentile
 from tests.command import succeed
-from tests.data import prepare_quietly, write_patch, write_raster, write_raw
+from tests.data import RawBreizhSR, prepare_with, write_patch, write_raster, write_raw
 from tests.golden import ROOT, Golden, names
 from utils.dataloader import BreizhSRDataset
 from utils.errors import DataError
@@ -94,7 +93,7 @@ def test_golden_table(golden: Golden, golden_store: Path) -> None:
 @pytest.mark.parametrize("length", [1, 3, 8])
 def test_the_store_holds_what_the_raw_set_says(tmp_path: Path, select: str, length: int) -> None:
     root = write_raw(tmp_path, string_labels=True)
-    prepare_quietly(root, max_s2_images=length, select=select)
+    prepare_with(root, max_s2_images=length, select=select)
     raw = RawBreizhSR(root, "train", max_s2_images=length, select=select)
     store = Store(root / "preprocessed", "train")
     assert len(store) == len(raw) and store.keys() == [row.key for row in raw.rows]
@@ -126,7 +125,7 @@ def test_the_single_image_survives_select_first(tmp_path: Path) -> None:
     root = write_raw(tmp_path)
     items = []
     for select in ("first", "nearest"):
-        prepare_quietly(root, max_s2_images=1, select=select, output=tmp_path / select)
+        prepare_with(root, max_s2_images=1, select=select, output=tmp_path / select)
         dataset = BreizhSRDataset(tmp_path / select, "train")
         items.append([dataset[i] for i in range(len(dataset))])
     for first, nearest in zip(*items, strict=True):
@@ -140,17 +139,17 @@ def test_what_is_left_out_is_listed(tmp_path: Path) -> None:
     (root / raw.rows[1].hr).unlink()
     lost = raw.rows[2].acquisitions[min(raw.rows[2].acquisitions)]
     write_raster(root / lost, np.ones((3, 20, 21), np.uint16))
-    manifest = prepare_quietly(root)
-    assert manifest.skipped == [
+    manifest = prepare_with(root)
+    assert [entry.model_dump() for entry in manifest.skipped] == [
         {"split": "train", "key": 107, "what": "patch", "path": raw.rows[1].hr, "reason": "missing file"},
         {"split": "train", "key": 114, "what": "acquisition", "path": lost, "reason": "not square: 20×21"},
     ]
     assert Store(root / "preprocessed", "train").keys() == [100, 114, 121]
     assert read_manifest(root / "preprocessed") == manifest
     with pytest.raises(DataError, match=r"train 107: patch .*: missing file"):  # the finished store too
-        prepare_quietly(root, strict=True)
+        prepare_with(root, strict=True)
     with pytest.raises(DataError, match=r"train 107: patch .*: missing file"):
-        prepare_quietly(root, strict=True, output=tmp_path / "other")
+        prepare_with(root, strict=True, output=tmp_path / "other")
 
 
 def test_clipped_pixels_are_counted(tmp_path: Path) -> None:
@@ -159,7 +158,7 @@ def test_clipped_pixels_are_counted(tmp_path: Path) -> None:
     pixels = np.full((3, 20, 20), 500, np.uint16)
     pixels[0, :2, 0] = 40000
     write_raster(root / path, pixels)
-    manifest = prepare_quietly(root)
+    manifest = prepare_with(root)
     assert manifest.splits["train"][0].clipped == 2
 
 
@@ -167,14 +166,14 @@ def test_percentiles_of_the_train_split(tmp_path: Path) -> None:
     root = write_raw(tmp_path)
     raw = RawBreizhSR(root, "train", max_s2_images=3)
     views = torch.stack([view.lr for i in range(len(raw)) for view in raw[i].views]).double()
-    manifest = prepare_quietly(root, percentile=90.0, max_s2_images=3)
+    manifest = prepare_with(root, percentile=90.0, max_s2_images=3)
     expected = [np.percentile(views[:, band].numpy(), 90) / 10000 for band in range(3)]
     assert manifest.maxima == pytest.approx(expected, rel=1e-12)
     assert manifest.normalisation == "90th percentiles of the train split"
     dataset = BreizhSRDataset(root, "train")
     assert dataset.maxima == manifest.maxima
     assert dataset[0]["img_lr"].amax() == 1
-    assert prepare_quietly(root).maxima == PUBLISHED_MAXIMA
+    assert prepare_with(root).maxima == PUBLISHED_MAXIMA
 
 
 def test_maxima_of_another_data_set(tmp_path: Path) -> None:
@@ -194,7 +193,7 @@ def test_percentile_of_counts(percent: float) -> None:
 
 def test_size_of_a_patch(tmp_path: Path) -> None:
     root = write_raw(tmp_path, train=3, val=0, test=0, hr_size=300, dates=8)
-    [shard] = prepare_quietly(root).splits["train"]
+    [shard] = prepare_with(root).splits["train"]
     assert shard.bytes / 3 < 600_000
 
 
@@ -203,18 +202,19 @@ def test_size_of_a_patch(tmp_path: Path) -> None:
 
 def test_a_finished_run_says_so_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     root = write_raw(tmp_path)
-    prepare_quietly(root)
+    prepare_with(root)
     before = content(root / "preprocessed")
     monkeypatch.setattr(preparing, "read_rows", None)  # nothing is read
-    prepare_quietly(root)
+    prepare_with(root)
     assert content(root / "preprocessed") == before
 
 
 @pytest.mark.parametrize("change", ["parameters", "table", "missing shard", "cut shard", "damaged manifest"])
-def test_what_does_not_fit_is_made_anew(tmp_path: Path, change: str) -> None:
+def test_what_does_not_fit_is_made_anew(tmp_path: Path, change: str, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
     root = write_raw(tmp_path)
     folder = root / "preprocessed"
-    prepare_quietly(root, max_s2_images=2 if change == "parameters" else 8)
+    prepare_with(root, max_s2_images=2 if change == "parameters" else 8)
     if change == "table":
         frame = pd.read_pickle(root / "dataset_train.pkl")
         frame[frame.split == "train"][1:].to_pickle(root / "dataset_train.pkl")
@@ -225,21 +225,24 @@ def test_what_does_not_fit_is_made_anew(tmp_path: Path, change: str) -> None:
     elif change == "damaged manifest":
         (folder / MANIFEST).write_text((folder / MANIFEST).read_text()[:-30])
     (folder / "notes.txt").write_text("mine")
-    said: list[str] = []
-    prepare_quietly(root, say=said.append)
-    assert any(line.startswith("starting over") for line in said)
+    caplog.clear()
+    prepare_with(root)
+    assert "starting over" in caplog.text
     assert (folder / "notes.txt").read_text() == "mine"
     assert (folder / "val-00000.pt").exists() == (change != "table")
     fresh = tmp_path / "fresh"
-    prepare_quietly(root, output=fresh)
+    prepare_with(root, output=fresh)
     (folder / "notes.txt").unlink()
     assert content(folder) == content(fresh)
 
 
-def test_it_goes_on_where_it_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_it_goes_on_where_it_stopped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
     monkeypatch.setattr(preparing, "_MOST_SAMPLES", 1)
     root = write_raw(tmp_path)
-    prepare_quietly(root, output=tmp_path / "whole")
+    prepare_with(root, output=tmp_path / "whole")
 
     def make(task: Any) -> Any:
         if task.name == "train-00002":
@@ -249,16 +252,15 @@ def test_it_goes_on_where_it_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyP
     original = preparing.make_shard
     monkeypatch.setattr(preparing, "make_shard", make)
     with pytest.raises(KeyboardInterrupt):
-        prepare_quietly(root)
+        prepare_with(root)
     folder = root / "preprocessed"
     assert sorted(content(folder)) == ["train-00000.json", "train-00000.pt", "train-00001.json", "train-00001.pt"]
     (folder / ".train-00002.pt.123.tmp").write_bytes(b"half")
-    note_path(folder, "train-00001").write_text("{")
+    (folder / "train-00001.json").write_text("{")
     monkeypatch.setattr(preparing, "make_shard", original)
     kept = (folder / "train-00000.pt").stat().st_mtime_ns
-    said: list[str] = []
-    prepare_quietly(root, say=said.append)
-    assert said[0] == "going on: 1 of 8 shards were finished before"
+    prepare_with(root)
+    assert "going on: 1 of 8 shards were finished before" in caplog.messages
     assert (folder / "train-00000.pt").stat().st_mtime_ns == kept
     assert content(folder) == content(tmp_path / "whole")
 
@@ -269,12 +271,12 @@ def test_killed_and_resumed_it_is_the_same_store(tmp_path: Path, workers: int, m
     """kill -9 in the middle: no process stays, and what a second run completes equals an undisturbed one."""
     monkeypatch.setattr(preparing, "_MOST_SAMPLES", 1)
     root = write_raw(tmp_path, train=40)
-    prepare_quietly(root, output=tmp_path / "whole")
+    prepare_with(root, output=tmp_path / "whole")
     folder = tmp_path / "killed"
     code = (
         "from pathlib import Path; import data_gen.prepare; data_gen.prepare._MOST_SAMPLES = 1\n"
-        "from tests.data import prepare_quietly\n"
-        f"prepare_quietly(Path({str(root)!r}), output=Path({str(folder)!r}), workers={workers})"
+        "from tests.data import RawBreizhSR, prepare_with\n"
+        f"prepare_with(Path({str(root)!r}), output=Path({str(folder)!r}), workers={workers})"
     )
     process = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, env=ENVIRONMENT)
     deadline = time.monotonic() + 60
@@ -290,7 +292,7 @@ def test_killed_and_resumed_it_is_the_same_store(tmp_path: Path, workers: int, m
     assert not any(map(_alive, children))
     with pytest.raises(DataError, match="not to the end"):
         BreizhSRDataset(folder, "train")
-    prepare_quietly(root, output=folder)
+    prepare_with(root, output=folder)
     assert content(folder) == content(tmp_path / "whole")
 
 
@@ -304,8 +306,8 @@ def _alive(pid: str) -> bool:
 def test_processes_make_the_same_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(preparing, "_MOST_SAMPLES", 2)
     root = write_raw(tmp_path)
-    prepare_quietly(root, output=tmp_path / "one", percentile=98.0)
-    prepare_quietly(root, output=tmp_path / "two", percentile=98.0, workers=2)
+    prepare_with(root, output=tmp_path / "one", percentile=98.0)
+    prepare_with(root, output=tmp_path / "two", percentile=98.0, workers=2)
     assert content(tmp_path / "one") == content(tmp_path / "two")
 
 
@@ -315,9 +317,9 @@ def test_processes_make_the_same_store(tmp_path: Path, monkeypatch: pytest.Monke
 def test_the_command(tmp_path: Path) -> None:
     root = write_raw(tmp_path / "root")
     done = succeed(SCRIPT, root, "--max_s2_images", 3, "--output", "out", cwd=tmp_path)
-    first, last = done.stdout.splitlines()
+    first = done.stderr.splitlines()[0]
     assert first.startswith("8 patches of 80×80 to prepare: about 0.3 MB (") and first.endswith("with 1 process")
-    assert last == "out is prepared: train 4, val 2, test 2 patches, 0.3 MB"
+    assert done.stdout.strip() == "out is prepared: train 4, val 2, test 2 patches, 0.3 MB"
     assert not (root / "preprocessed").exists()
     assert BreizhSRDataset(tmp_path / "out", "val", sen2_amount=3)[0]["img_lr"].shape == (3, 3, 20, 20)
 
@@ -361,7 +363,7 @@ def test_a_full_disk_is_seen_first(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     usage = type("Usage", (), {"free": 10_000})
     monkeypatch.setattr(preparing.shutil, "disk_usage", lambda folder: usage)
     with pytest.raises(DataError, match=r"0\.4 MB are needed, 0\.0 MB are free"):
-        prepare_quietly(root)
+        prepare_with(root)
     assert not content(root / "preprocessed")
 
 
@@ -379,8 +381,8 @@ def test_terminated(tmp_path: Path) -> None:
         text=True,
         env=ENVIRONMENT,
     )
-    assert process.stdout is not None
-    assert "to prepare" in process.stdout.readline()
+    assert process.stderr is not None
+    assert "to prepare" in process.stderr.readline()
     time.sleep(0.2)
     process.send_signal(signal.SIGTERM)
     _, stderr = process.communicate(timeout=60)
@@ -388,7 +390,7 @@ def test_terminated(tmp_path: Path) -> None:
     assert stderr.splitlines()[-1].endswith("error: stopped; the same command goes on from here")
     assert "Traceback" not in stderr
     assert {path.suffix for path in (tmp_path / "preprocessed").iterdir()} <= {".pt", ".json"}
-    prepare_quietly(tmp_path)
+    prepare_with(tmp_path)
     for info in Store(tmp_path / "preprocessed", "train").shards:
         assert checksum(tmp_path / "preprocessed" / info.file) == info.sha256
     assert json.loads((tmp_path / "preprocessed" / MANIFEST).read_text())["skipped"] == []

@@ -13,8 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from skimage.exposure import match_histograms
 
-from data_gen.dataset import RawBreizhSR
-from tests.data import prepare_quietly, write_patch, write_prepared
+from tests.data import RawBreizhSR, prepare_with, write_patch, write_prepared
 from utils.dataloader import BreizhSRDataset, collate, evaluation_loader, permutation, training_loader
 from utils.errors import ConfigError, DataError
 from utils.radiometry import bicubic, identity_table, normalise_hr, normalise_lr, reflectance
@@ -36,7 +35,7 @@ def uneven(tmp_path_factory: pytest.TempPathFactory) -> Path:
     rng = np.random.default_rng(1)
     rows = [write_patch(root, str(i), rng=rng, hr_size=48, offsets=offsets) for i, offsets in enumerate((PLAIN, TIES))]
     pd.DataFrame([{"split": "train", **row} for row in rows], index=["a", "b"]).to_pickle(root / "dataset_train.pkl")
-    prepare_quietly(root, max_s2_images=6)
+    prepare_with(root, max_s2_images=6)
     return root
 
 

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import math
 import pickle
 import random
 import shutil
@@ -128,24 +129,29 @@ def first(content: dict[str, Any]) -> dict[str, Any]:
 
 
 CHANGES: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
-    "another format": (lambda c: c.update(format="x"), "not a prepared store"),
-    "a later version": (lambda c: c.update(version=99), "this code reads 1; prepare the data anew"),
-    "no geometry": (lambda c: c.pop("geometry"), "geometry: must be a dict"),
-    "absurd patches": (lambda c: c["geometry"].update(hr_size=1 << 40), r"hr_size: must be an integer in \[8, 4096\]"),
-    "patches of no multiple": (lambda c: c["geometry"].update(hr_size=81), "hr_size must be a multiple of 8"),
+    "another format": (lambda c: c.update(format="x"), "format: input should be 'misr-store'"),
+    "a later version": (lambda c: c.update(version=99), "version: input should be 1; prepare the data anew"),
+    "no geometry": (lambda c: c.pop("geometry"), "geometry: field required"),
+    "absurd patches": (
+        lambda c: c["geometry"].update(hr_size=1 << 40),
+        r"geometry\.hr_size: .* less than or equal to 4096",
+    ),
+    "patches of no multiple": (lambda c: c["geometry"].update(hr_size=81), "hr_size: input should be a multiple of 8"),
     "larger patches": (lambda c: c["geometry"].update(hr_size=4096), "its manifest says otherwise"),
-    "an odd scale": (lambda c: c["geometry"].update(scale=3), "scale 2, 4 or 8"),
-    "a true length": (lambda c: c["geometry"].update(length=True), "length: must be an integer"),
+    "an odd scale": (lambda c: c["geometry"].update(scale=3), "geometry\\.scale: .* not one of 2, 4, 8"),
+    "a true length": (lambda c: c["geometry"].update(length=True), "length: input should be a valid integer"),
     "longer series": (lambda c: c["geometry"].update(length=4096), "its manifest says otherwise"),
-    "two bands": (lambda c: c.update(maxima=[0.1, 0.1]), "maxima: must be 3 positive numbers"),
-    "no light": (lambda c: c.update(maxima=[0.1, 0.1, 0.0]), "maxima: must be 3 positive numbers"),
-    "a split's name": (lambda c: c["splits"].update({"../x": []}), "'../x' is no name for a split"),
-    "no shards": (lambda c: c["splits"].update(train=None), "train: must be a list"),
+    "two bands": (lambda c: c.update(maxima=[0.1, 0.1]), "maxima: tuple should have at least 3 items"),
+    "no light": (lambda c: c.update(maxima=[0.1, 0.1, 0.0]), r"maxima\.2: input should be greater than 0"),
+    "infinite light": (lambda c: c.update(maxima=[0.1, 0.1, math.inf]), r"maxima\.2: input should be a finite number"),
+    "an unknown key": (lambda c: c.update(bnads=[]), "bnads: extra inputs are not permitted"),
+    "a split's name": (lambda c: c["splits"].update({"../x": []}), r"splits\.\.\./x\.\[key\]: string should match"),
+    "no shards": (lambda c: c["splits"].update(train=None), r"splits\.train: input should be a valid array"),
     "absurd samples": (lambda c: first(c).update(samples=1 << 30), "its manifest says otherwise"),
-    "negative samples": (lambda c: first(c).update(samples=-1), "samples: must be an integer"),
-    "singles": (lambda c: first(c).update(singles=5), r"singles: must be an integer in \[0, 4\]"),
+    "negative samples": (lambda c: first(c).update(samples=-1), "samples: input should be greater than or equal to 0"),
+    "singles": (lambda c: first(c).update(singles=5), "its manifest says otherwise"),
     "another size": (lambda c: first(c).update(bytes=7), "its manifest says otherwise"),
-    "a strange reason": (lambda c: c.update(skipped=[{"what": "patch"}]), r"skipped\.split: must be a str"),
+    "a strange reason": (lambda c: c.update(skipped=[{"what": "patch"}]), r"skipped\.0\.split: field required"),
     "a path": (lambda c: first(c).update(file="../train-00000.pt"), "is no shard of split train"),
     "an absolute path": (lambda c: first(c).update(file="/etc/passwd"), "is no shard of split train"),
     "another split's shard": (lambda c: first(c).update(file="test-00000.pt"), "is no shard of split train"),
