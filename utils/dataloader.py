@@ -2,10 +2,11 @@
 
 Workers read integers only. `BreizhSRDataset.to_batch` turns a batch of them into what networks see, on the device:
 normalisation, the bicubic base, spectral matching. Which samples and crops a training step sees is a function of
-(seed, step) alone, so the number of workers or processes and a resumed run change nothing.
+(seed, step) alone, so neither the number of workers or processes nor a resumed run changes it.
 """
 
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,28 +15,21 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from utils.errors import ConfigError, TrainingError, UserError
-from utils.radiometry import (
-    MATCHINGS,
-    apply_table,
-    bicubic,
-    identity_table,
-    normalise_lr,
-    reflectance,
-)
+from utils.radiometry import MATCHINGS, apply_table, bicubic, identity_table, normalise_lr, reflectance
 from utils.randomness import Stream, bits, integers
 from utils.signals import worker_init
 from utils.store import Key, Store, prepared_folder
 
 Raw = dict[str, Any]
 Crop = tuple[int, int, int]  # row, column, size, in low-resolution pixels
-Address = tuple[int, Crop | None]  # a position in the split, and a part of the patch
+Sample = tuple[int, Crop | None]  # a position in the split, and a part of the patch
 
-_AT_ONCE = 2  # samples that a CPU makes at a time: measured
-_MARGIN = 2  # pixels around a crop that bicubic interpolation reaches for
+_CPU_PART = 2  # samples that a CPU computes at a time: measured
+_MARGIN = 2  # pixels around a crop that bicubic interpolation reads
 
 
 class Batch(NamedTuple):
-    """Samples as networks see them. Shapes as in Series; N = T."""
+    """Samples as networks see them."""
 
     lr: Tensor  # (B, T, C, h, w) in [-1, 1]
     dates: Tensor  # (B, T) float, days from the target date
@@ -50,10 +44,18 @@ class Batch(NamedTuple):
 class BreizhSRDataset(Dataset[dict[str, Any]]):
     """One split of a prepared data set.
 
-    ``root``: a prepared folder, or a raw one with `preprocessed/` in it. ``sen2_amount``: acquisitions a sample; 1 is
-    the single-image input, N > 1 the N nearest to the target date, acquired ones before padded copies.
-    ``spectral_matching``: histogram | moment | none. ``target_offset_days`` moves the target date by so many days:
-    every offset becomes p − offset, the base follows; the truth stays as it is.
+    Args:
+        root: a prepared folder, or a raw one with `preprocessed/` in it.
+        split: train, val, test or another that the data set has.
+        sen2_amount: T, the acquisitions of a sample. 1 is the single-image input; otherwise these are the T nearest
+            to the target date, acquired ones before padded copies.
+        spectral_matching: histogram, moment or none.
+        target_offset_days: the target date moves by so many days. All offsets are counted from there, and the base
+            follows; the truth stays as it is.
+
+    Raises:
+        ConfigError: an argument doesn't fit the data set.
+        DataError: the data set is missing or damaged.
     """
 
     def __init__(
@@ -91,8 +93,17 @@ class BreizhSRDataset(Dataset[dict[str, Any]]):
         return shard["key"][row]
 
     def raw(self, position: int, crop: Crop | None = None) -> Raw:
-        """A sample as integers: hr (3, H, W) uint8; lr (N, 3, h, w) int16; dates, mask (N,); table (3, 256); base
-        (3, h+4, w+4) int16, the view nearest to the target date with the margin that bicubic interpolation needs."""
+        """A sample as integers.
+
+        Args:
+            position: in the split.
+            crop: the part of the patch; None for the whole.
+
+        Returns:
+            hr (C, H, W) uint8; lr (T, C, h, w) int16; dates, mask (T,); table (C, 256), which matches the colours of
+            the truth; base (C, h+4, w+4) int16, the view nearest to the target date with the margin that bicubic
+            interpolation reads; near, which view that is; keys, indices.
+        """
         shard, row = self.store.locate(position)
         views, chosen, dates, mask, table = self._series(shard, row)
         near = int(dates.abs().masked_fill(~mask, torch.iinfo(dates.dtype).max).argmin())
@@ -111,7 +122,7 @@ class BreizhSRDataset(Dataset[dict[str, Any]]):
         }
 
     def _series(self, shard: dict[str, Any], row: int) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-        """Stored views (T, 3, h, w), which of them the sample has, their dates and mask (N,), its table (3, 256)."""
+        """Stored views (N, C, h, w), which T of them the sample has, their dates and mask (T,), its table (C, 256)."""
         suffix = "_moment" if self.spectral_matching == "moment" else ""
         single = int(shard["single"][row])
         if self.sen2_amount == 1 and self.target_offset_days == 0 and single >= 0:
@@ -128,7 +139,7 @@ class BreizhSRDataset(Dataset[dict[str, Any]]):
         return views, chosen, dates.int() - self.target_offset_days, mask, table
 
     def to_batch(self, raw: Raw, device: torch.device | str = "cpu") -> Batch:
-        """What networks see, made on the device from a batch of integers (the loaders' or `collate`'s)."""
+        """What networks see, computed on the device from a batch of integers that a loader or `collate` gave."""
 
         def move(name: str) -> Tensor:
             return raw[name].to(device, non_blocking=True)
@@ -138,24 +149,28 @@ class BreizhSRDataset(Dataset[dict[str, Any]]):
         def normalise(stored: Tensor) -> Tensor:
             return normalise_lr(reflectance(stored), self.maxima)
 
-        def interpolate(stored: Tensor) -> Tensor:  # first interpolated, then clamped
-            up = bicubic(reflectance(stored), scale=self.scale)[..., edge:-edge, edge:-edge]
-            return normalise_lr(up, self.maxima)
+        def interpolate(stored: Tensor) -> Tensor:  # normalising clamps, so it comes last
+            enlarged = bicubic(reflectance(stored), scale=self.scale)[..., edge:-edge, edge:-edge]
+            return normalise_lr(enlarged, self.maxima)
 
         return Batch(
-            lr=_made(normalise, move("lr")),  # (B, T, C, h, w)
+            lr=_in_parts(normalise, move("lr")),  # (B, T, C, h, w)
             dates=move("dates").float(),
             mask=move("mask"),
-            base=_made(interpolate, move("base")),  # (B, C, H, W)
-            hr=_made(apply_table, move("hr"), move("table")),
+            base=_in_parts(interpolate, move("base")),  # (B, C, H, W)
+            hr=_in_parts(apply_table, move("hr"), move("table")),
             keys=raw["keys"],
             indices=raw["indices"],
             near=move("near"),
         )
 
     def __getitem__(self, position: int) -> dict[str, Any]:
-        """A sample: img_hr, img_lr_up (3, H, W), img_lr (3, h, w) or (N, 3, h, w), item_name; for N > 1 dates_encoding,
-        alphas (N,) and indices (which view is the nearest); outside train and val indexes (the row label)."""
+        """A sample under the names of the published data set.
+
+        Returns:
+            img_hr, img_lr_up (C, H, W); img_lr (C, h, w), or (T, C, h, w) for T > 1; item_name; for T > 1
+            dates_encoding, alphas (T,) and indices (which view is nearest); outside train and val indexes (the key).
+        """
         batch = self.to_batch(collate([self.raw(position)]))
         item: dict[str, Any] = {
             "img_hr": batch.hr[0],
@@ -170,28 +185,35 @@ class BreizhSRDataset(Dataset[dict[str, Any]]):
         return item
 
 
-def _made(make: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
-    """``make`` of a batch; on a CPU a few samples at a time, so that what lies between stays in its cache."""
-    batch = len(inputs[0])
-    if inputs[0].device.type != "cpu" or batch <= _AT_ONCE:
-        return make(*inputs)
-    parts = zip(*(x.split(_AT_ONCE) for x in inputs), strict=True)
-    first = make(*next(parts))
-    out = first.new_empty(batch, *first.shape[1:])
-    out[:_AT_ONCE] = first
-    for place, part in zip(out[_AT_ONCE:].split(_AT_ONCE), parts, strict=True):
-        place.copy_(make(*part))
-    return out
+def _in_parts(function: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
+    """A function of a batch; on a CPU of a few samples at a time, so that intermediate results stay in its cache."""
+    if inputs[0].device.type != "cpu":
+        return function(*inputs)
+    parts = zip(*(x.split(_CPU_PART) for x in inputs), strict=True)
+    first = function(*next(parts))
+    output = first.new_empty(len(inputs[0]), *first.shape[1:])
+    output[:_CPU_PART] = first
+    for place, part in zip(output[_CPU_PART:].split(_CPU_PART), parts, strict=False):
+        place.copy_(function(*part))
+    return output
 
 
 def nearest_views(dates: Tensor, mask: Tensor, *, amount: int) -> Tensor:
-    """Which ``amount`` views are nearest to day 0, in stored order; padded copies last, ties in stored order. (T,)."""
+    """Which ``amount`` views are nearest to day 0.
+
+    Args:
+        dates: (N,) days from the target date.
+        mask: (N,) True = acquired; padded copies are chosen last.
+
+    Returns:
+        (T,) positions in stored order; of equally near views the first ones are chosen.
+    """
     distance = dates.int().abs().masked_fill(~mask, torch.iinfo(torch.int32).max)
     return distance.argsort(stable=True)[:amount].sort().values
 
 
 def _window(image: Tensor, top: int, left: int, size: int) -> Tensor:
-    """A square of an image (C, h, w), its edge replicated where the square reaches out."""
+    """A square of an image (C, h, w); where it goes beyond the image, the edge is repeated."""
     height, width = image.shape[-2:]
     rows = torch.arange(top, top + size).clamp(0, height - 1)
     columns = torch.arange(left, left + size).clamp(0, width - 1)
@@ -210,55 +232,42 @@ def collate(samples: list[Raw]) -> Raw:
     return batch
 
 
-class _Samples(Dataset[Raw]):
-    """Raw samples by address: a position and a crop."""
+class _RawSamples(Dataset[Raw]):
+    """What a loader's workers read."""
 
     def __init__(self, dataset: BreizhSRDataset) -> None:
         self._dataset = dataset
 
-    def __getitem__(self, address: Address) -> Raw:
-        position, crop = address
-        return self._dataset.raw(position, crop)
+    def __getitem__(self, sample: Sample) -> Raw:
+        return self._dataset.raw(*sample)
 
 
-class _TrainingOrder(Sampler[list[Address]]):
-    """The addresses of this rank's part of each step's batch."""
+@dataclass(frozen=True)
+class _TrainingBatches(Sampler[list[Sample]]):
+    """The samples of this process's part of each step's batch."""
 
-    def __init__(
-        self,
-        dataset: BreizhSRDataset,
-        *,
-        batch_size: int,
-        seed: int,
-        start_step: int,
-        stop_step: int,
-        train_crop: int,
-        rank: int,
-        world_size: int,
-    ) -> None:
-        self._size = len(dataset)
-        self._lr_size = dataset.lr_size
-        self._batch_size = batch_size
-        self._seed = seed
-        self._steps = range(start_step, stop_step)
-        self._crop = train_crop
-        self._part = range(rank * batch_size // world_size, (rank + 1) * batch_size // world_size)
+    size: int  # of the split
+    places: int  # where a crop can begin, in each direction
+    crop: int  # its side; 0: none
+    seed: int
+    batch_size: int
+    steps: range
+    part: range  # of the batch
 
     def __len__(self) -> int:
-        return len(self._steps)
+        return len(self.steps)
 
-    def __iter__(self) -> Iterator[list[Address]]:
-        samples = (step * self._batch_size + index for step in self._steps for index in self._part)
-        positions = training_positions(self._size, samples, seed=self._seed)
-        for step in self._steps:
-            yield [(next(positions), self._crop_of(step, index)) for index in self._part]
+    def __iter__(self) -> Iterator[list[Sample]]:
+        samples = (step * self.batch_size + index for step in self.steps for index in self.part)
+        positions = training_positions(self.size, samples, seed=self.seed)
+        for step in self.steps:
+            yield [(next(positions), self._crop(step, index)) for index in self.part]
 
-    def _crop_of(self, step: int, index: int) -> Crop | None:
-        if not self._crop:
+    def _crop(self, step: int, index: int) -> Crop | None:
+        if not self.crop:
             return None
-        places = self._lr_size - self._crop + 1
-        top, left = integers(Stream.CROP, self._seed, step, index, torch.arange(2), high=places).tolist()
-        return top, left, self._crop
+        top, left = integers(Stream.CROP, self.seed, step, index, torch.arange(2), high=self.places).tolist()
+        return top, left, self.crop
 
 
 def permutation(size: int, *, seed: int, epoch: int) -> Tensor:
@@ -267,7 +276,7 @@ def permutation(size: int, *, seed: int, epoch: int) -> Tensor:
 
 
 def training_positions(size: int, samples: Iterable[int], *, seed: int) -> Iterator[int]:
-    """Which position each sample of the endless sequence of permutations has in a split of ``size``."""
+    """The positions in a split of ``size`` of these samples of training, which sees one permutation after another."""
     epoch, order = -1, torch.empty(0)
     for sample in samples:
         if sample // size != epoch:
@@ -289,9 +298,22 @@ def training_loader(
     workers: int = 0,
     pin_memory: bool = False,
 ) -> Iterable[Raw]:
-    """This rank's raw batches of the steps [start_step, stop_step), for `to_batch`.
+    """This process's raw batches of the steps [start_step, stop_step), for `to_batch`.
 
-    ``batch_size`` is the global one; ``train_crop`` the side of random crops in low-resolution pixels, 0: none.
+    Args:
+        dataset: the split to train on.
+        batch_size: of all processes together.
+        seed: of the order and the crops.
+        start_step: the first step.
+        stop_step: the step before which training ends.
+        train_crop: side of random crops in low-resolution pixels; 0: whole patches.
+        rank: of this process.
+        world_size: how many processes share a batch.
+        workers: processes that read; 0: this one reads.
+        pin_memory: for copies to CUDA.
+
+    Raises:
+        ConfigError: the split is empty, or a size doesn't fit.
     """
     if len(dataset) == 0:
         raise ConfigError(f"split {dataset.split!r} of {dataset.store.folder} is empty: nothing to train on")
@@ -299,17 +321,16 @@ def training_loader(
         raise ConfigError(f"train_crop is {train_crop}, the patches have {dataset.lr_size} low-resolution pixels")
     if batch_size < world_size:
         raise ConfigError(f"batch_size is {batch_size}, less than the {world_size} processes")
-    order = _TrainingOrder(
-        dataset,
-        batch_size=batch_size,
+    batches = _TrainingBatches(
+        size=len(dataset),
+        places=dataset.lr_size - train_crop + 1,
+        crop=train_crop,
         seed=seed,
-        start_step=start_step,
-        stop_step=stop_step,
-        train_crop=train_crop,
-        rank=rank,
-        world_size=world_size,
+        batch_size=batch_size,
+        steps=range(start_step, stop_step),
+        part=range(rank * batch_size // world_size, (rank + 1) * batch_size // world_size),
     )
-    return _loader(dataset, order, workers=workers, pin_memory=pin_memory)
+    return _Loader(dataset, batches, workers=workers, pin_memory=pin_memory)
 
 
 def evaluation_loader(
@@ -322,43 +343,35 @@ def evaluation_loader(
     limit: int | None = None,
     pin_memory: bool = False,
 ) -> Iterable[Raw]:
-    """Raw batches of this rank's share (every world_size-th) of the first ``limit`` samples, each once, in order."""
+    """Raw batches of this process's share of a split: every ``world_size``-th of the first ``limit`` samples, once."""
     stop = len(dataset) if limit is None else min(limit, len(dataset))
     positions = range(rank, stop, world_size)
-    batches: list[list[Address]] = [
+    batches: list[list[Sample]] = [
         [(position, None) for position in positions[start : start + batch_size]]
         for start in range(0, len(positions), batch_size)
     ]
-    return _loader(dataset, batches, workers=workers, pin_memory=pin_memory)
+    return _Loader(dataset, batches, workers=workers, pin_memory=pin_memory)
 
 
-def _loader(
-    dataset: BreizhSRDataset, batches: Iterable[list[Address]], *, workers: int, pin_memory: bool
-) -> Iterable[Raw]:
-    loader = DataLoader(
-        _Samples(dataset),
-        batch_sampler=batches,
-        collate_fn=collate,
-        num_workers=workers,
-        pin_memory=pin_memory,
-        generator=torch.Generator(),  # its own: the global one is not drawn from
-        worker_init_fn=worker_init,
-    )
-    return _OneLineErrors(loader)
+class _Loader(DataLoader):
+    """Workers' errors arrive as they were raised, without the traceback that torch puts around them."""
 
+    def __init__(
+        self, dataset: BreizhSRDataset, batches: Iterable[list[Sample]], *, workers: int, pin_memory: bool
+    ) -> None:
+        super().__init__(
+            _RawSamples(dataset),
+            batch_sampler=batches,
+            collate_fn=collate,
+            num_workers=workers,
+            pin_memory=pin_memory,
+            generator=torch.Generator(),  # its own: the global one is not drawn from
+            worker_init_fn=worker_init,
+        )
 
-class _OneLineErrors:
-    """A loader whose workers' errors arrive as they were raised, without the traceback that torch puts around them."""
-
-    def __init__(self, loader: DataLoader) -> None:
-        self._loader = loader
-
-    def __len__(self) -> int:
-        return len(self._loader)
-
-    def __iter__(self) -> Iterator[Raw]:
+    def __iter__(self) -> Iterator[Raw]:  # type: ignore[override]
         try:
-            yield from self._loader
+            yield from super().__iter__()
         except UserError as error:
             raise type(error)(str(error).strip().rsplit(f"{type(error).__name__}: ", 1)[-1]) from None
         except RuntimeError as error:
