@@ -49,7 +49,7 @@ def test_golden_items(golden: Golden, golden_store: Path, name: str) -> None:
         amount = 1 if series == "sisr" else int(series.removeprefix("misr"))
         item = BreizhSRDataset(golden_store, config["split"], sen2_amount=amount)[config["position"]]
         for key, value in expected.items():
-            if key in golden.deviates(name):
+            if {series, key} & set(golden.deviates(name)):
                 continue
             found = item[key]
             if isinstance(value, torch.Tensor) and value.ndim > 1:

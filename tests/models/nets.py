@@ -189,7 +189,7 @@ def srdiff_from(golden: Golden, entry: dict[str, Any]) -> SRDiff:
         state |= {f"rrdb.{name}": value for name, value in golden.load("02_hrnet.pt")["state_dict"].items()}
         backbone = highresnet_from(below(state, "rrdb."), config["config_json"]["network"])
     elif hparams["use_rrdb"]:
-        backbone = rrdb_from(below(state, "rrdb."))
+        backbone = rrdb_from(below(state, "rrdb."), output_clamp="hard")
     else:
         backbone = Bicubic(scale=hparams["sr_scale"])
     srdiff = SRDiff(
