@@ -2,21 +2,17 @@
 
 python data_gen/check.py ROOT [--sample 200] [--json FILE.json] [--sheet FILE.png]
 
-Exit code 0: it can be trained on; 1: training would go wrong; 3: it can't be read. docs/data.md explains the verdicts.
+Exit code 0: it can be trained on; 1: training would go wrong; 3: it can't be read. docs/data.md explains the findings.
 """
 
 import sys
 from argparse import Namespace
-from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from tqdm import tqdm
-
-from data_gen.checks.report import contact_sheet, count, summary, write_json, write_table
-from data_gen.checks.run import look
+from data_gen.checks.report import contact_sheet, count, summary, table, write_json
+from data_gen.checks.run import check_data_set
 from data_gen.workers import quiet
 from utils.cli import Parser, run
 from utils.errors import ConfigError
@@ -49,23 +45,19 @@ def _main(options: Namespace) -> None:
             raise ConfigError(f"--json {options.json}: must be the name of a JSON file")
         picture = picture or options.json.with_suffix(".png")
     quiet()
-    evidence, findings = look(options.root, sample=options.sample, progress=_progress)
-    content = summary(evidence, findings)
+    data, findings = check_data_set(options.root, sample=options.sample)
+    content = summary(data, findings)
     try:
         if options.json:
             write_json(options.json, content)
         if picture:
-            save_png(contact_sheet(evidence), picture)
+            save_png(contact_sheet(data), picture)
     except OSError as error:
         raise ConfigError(f"{error.filename or options.json or picture}: can't be written: {error.strerror}") from None
-    write_table(content, findings, lambda line: sys.stdout.write(f"{line}\n"))
+    sys.stdout.write(table(content, findings))
     if picture:
-        sys.stdout.write(f"pictures of {len(evidence.rows)} patches: {picture}\n")
+        sys.stdout.write(f"pictures of {len(data.rows)} patches: {picture}\n")
     sys.exit(1 if count(findings, "error") else 0)
-
-
-def _progress(items: Iterable[Any], what: str) -> Iterable[Any]:
-    return tqdm(items, desc=what, leave=False)
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from data_gen.checks.run import look
+from data_gen.checks.run import check_data_set
 from data_gen.custom.build import Wanted, build
 from data_gen.pickled_table import STANDARD, read_pickled_table
 from tasks.build import build_task, check
@@ -275,7 +275,7 @@ def test_a_raster_that_is_a_description_of_others_is_not_followed(
         pass
     root = write_raw(tmp_path / "raw", train=1, val=1, test=1, hr_size=32, dates=2)
     shutil.copy(path, next((root / "sen2").glob("**/*.tif")))
-    _, findings = look(root, sample=0, progress=lambda items, what: items)
+    _, findings = check_data_set(root, sample=0)
     assert any(finding.check == "files" and finding.level == "error" for finding in findings)
     assert not canary.exists()
 
@@ -467,8 +467,8 @@ def test_any_damage_to_a_raw_root(raw: Path, tmp_path: Path, seed: int) -> None:
     with one_damaged(files, seed):
         if seed % 2:
             with contextlib.suppress(DataError):
-                evidence, findings = look(raw, sample=0, progress=lambda items, what: items)
-                assert findings and evidence.patches
+                data, findings = check_data_set(raw, sample=0)
+                assert findings and data.patches
             return
         try:
             manifest = prepare_with(raw, output=output)
@@ -526,7 +526,7 @@ def test_any_content_of_a_shard(prepared: Path, tmp_path: Path, seed: int, thing
     before = (prepared / path.name).stat().st_size
     (folder / MANIFEST).write_text(manifest.replace(f'"bytes": {before}', f'"bytes": {path.stat().st_size}'))
     with contextlib.suppress(DataError):
-        look(folder, sample=0, progress=lambda items, what: items)
+        check_data_set(folder, sample=0)
         dataset = BreizhSRDataset(folder, "train", sen2_amount=2)
         for position in range(len(dataset)):
             dataset[position]
@@ -679,8 +679,8 @@ def test_a_data_set_from_damaged_images_is_whole_or_absent(images: Path, tmp_pat
         except (DataError, ConfigError):
             assert list(tmp_path.iterdir()) == []
             return
-    evidence, _ = look(output, sample=0, progress=lambda items, what: items)
-    assert sum(evidence.patches.values()) and not [fault for fault in evidence.faults if fault.check == "files"]
+    data, _ = check_data_set(output, sample=0)
+    assert sum(data.patches.values()) and not [fault for fault in data.faults if fault.check == "files"]
 
 
 # ---------------------------------------------------------------------------------------------------------------------

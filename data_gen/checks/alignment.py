@@ -1,7 +1,7 @@
-"""How one image of a place lies on another: displacement to a tenth of a pixel, likeness, a fingerprint.
+"""How one image of a place lies on another: its displacement to a tenth of a pixel, its likeness, a fingerprint.
 
-Sensors and seasons change colours, and turn light fields dark; where fields end stays. So images are compared by the
-strength of their edges, summed over the bands.
+Sensors and seasons change the colours of fields, but not their borders. So images are compared by the strength of their
+edges, summed over the bands.
 """
 
 import math
@@ -14,15 +14,15 @@ from skimage.registration import phase_cross_correlation
 
 BLUR = 0.7  # pixels: keeps what a shift by parts of a pixel can be read from
 WHITENING = 0.5  # 0: plain correlation, 1: phase correlation
-STEPS = 20  # a pixel is told apart in so many
-STRONGEST = 98  # percentile that edges are cut off at: no roof outweighs all fields
+STEPS = 20  # displacements are found in steps of 1/20 pixel
+STRONGEST = 98  # percentile that edges are cut off at, so that one bright roof does not count more than all fields
 LEAST_LIKENESS = 0.3  # a displacement of images that are less alike means nothing
 _LEAST_STRUCTURES = 12.0  # and in small images chance makes a likeness of this over their side
 _GAP = 2  # pixels around missing ones whose edges are not the ground's
 FINGERPRINT = 9  # cells along a side
 
-Image = NDArray[np.floating]  # (C, h, w)
-Mask = NDArray[np.bool_]  # (h, w)
+Raster = NDArray[np.floating]  # (C, h, w)
+Valid = NDArray[np.bool_]  # (h, w)
 Edges = NDArray[np.float64]  # (h, w)
 
 
@@ -38,14 +38,14 @@ class Displacement(NamedTuple):
         return math.hypot(self.rows, self.columns)
 
 
-def reduced(image: Image, factor: int) -> Image:
+def reduced(image: Raster, factor: int) -> Raster:
     """The means of factor×factor pixels of an image (C, h, w); what is left over at the bottom and right is cut."""
     bands, height, width = image.shape
     h, w = height // factor, width // factor
     return image[:, : h * factor, : w * factor].reshape(bands, h, factor, w, factor).mean((2, 4))
 
 
-def edges(image: Image, data: Mask | None = None) -> Edges:
+def edges(image: Raster, data: Valid | None = None) -> Edges:
     """The strength of the edges (h, w) of an image, without their mean, fading out to the border.
 
     ``data``: where the image has data (default: everywhere).
@@ -110,7 +110,7 @@ def correlation(a: NDArray, b: NDArray) -> float:
     return float((a * b).sum()) / size if size > 0 else 0.0
 
 
-def band_order(reference: Image, image: Image) -> float:
+def band_order(reference: Raster, image: Raster) -> float:
     """Whether red minus blue goes together in both images: 1 yes, −1 the bands stand in the opposite order."""
     first, second = ((_standard(x[0]) - _standard(x[-1])).ravel() for x in (reference, image))
     return correlation(first, second)
@@ -120,7 +120,7 @@ def _standard(band: NDArray) -> NDArray[np.float64]:
     return (band - band.mean()) / max(float(band.std()), 1e-9)
 
 
-def fingerprint(image: Image) -> NDArray[np.float32] | None:
+def fingerprint(image: Raster) -> NDArray[np.float32] | None:
     """How bright each of FINGERPRINT² cells is beside its neighbours, as a unit vector; None where all are alike.
 
     Nearly the same images have nearly the same vector (a difference hash, dHash, that keeps its numbers).

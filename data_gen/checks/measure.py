@@ -10,9 +10,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from tqdm import tqdm
 
 from data_gen.checks.alignment import Displacement, band_order, displacement, edges, fingerprint, likeness, reduced
-from data_gen.checks.sources import Fault, Place, Progress, Ref, Source, View
+from data_gen.checks.sources import Fault, Place, Ref, Source, SourceView
 from data_gen.dataset import Unusable
 
 REFLECTANCE = 10000  # what stands for reflectance 1
@@ -54,8 +55,8 @@ class Acquired(NamedTuple):
 
 
 @dataclass
-class Evidence:
-    """All that the verdicts follow from."""
+class Measurements:
+    """All that the rules judge by."""
 
     root: Path
     kind: str
@@ -76,7 +77,7 @@ class SheetRow(NamedTuple):
 
     ref: Ref
     truth: NDArray[Any]
-    views: list[tuple[View, Displacement | None]]
+    views: list[tuple[SourceView, Displacement | None]]
 
 
 MEANINGS = {
@@ -91,26 +92,26 @@ MEANINGS = {
 }
 
 
-def gather(source: Source, *, sample: int, progress: Progress) -> Evidence:
+def measure_source(source: Source, *, sample: int) -> Measurements:
     """Look at all truths and dates, and at the acquisitions of ``sample`` patches, evenly over each split (0: all)."""
-    evidence = Evidence(source.root, source.kind, source.maxima)
-    source.begin(progress)
-    for ref in progress(source.refs, "truths and dates"):
-        evidence.patches[ref.split] = evidence.patches.get(ref.split, 0) + 1
-        evidence.offsets.setdefault(ref.split, []).append(source.offsets(ref))
+    data = Measurements(source.root, source.kind, source.maxima)
+    source.begin()
+    for ref in tqdm(source.refs, desc="truths and dates", leave=False):
+        data.patches[ref.split] = data.patches.get(ref.split, 0) + 1
+        data.offsets.setdefault(ref.split, []).append(source.offsets(ref))
         try:
             pixels, place = source.truth(ref)
         except Unusable as reason:
             source.faults.append(Fault("files", ref.split, ref.key, "truth", str(reason)))
         else:
-            evidence.truths.append(_look_at_truth(ref, pixels, place))
+            data.truths.append(_measure_truth(ref, pixels, place))
     chosen = spread(source.refs, sample)
-    evidence.sampled = len(chosen)
+    data.sampled = len(chosen)
     on_sheet = set(spread(chosen, _SHEET_ROWS))
-    for ref in progress(chosen, "acquisitions"):
-        _look_at_patch(source, ref, evidence, pooled=max(1, _POOLED // len(chosen)), show=ref in on_sheet)
-    evidence.faults = source.faults
-    return evidence
+    for ref in tqdm(chosen, desc="acquisitions", leave=False):
+        _measure_patch(source, ref, data, pooled=max(1, _POOLED // len(chosen)), show=ref in on_sheet)
+    data.faults = source.faults
+    return data
 
 
 def spread(refs: Sequence[Ref], wanted: int) -> list[Ref]:
@@ -131,7 +132,7 @@ def digest(pixels: NDArray[Any]) -> bytes:
     return hashlib.blake2b(np.ascontiguousarray(pixels).tobytes(), digest_size=16).digest()
 
 
-def _look_at_truth(ref: Ref, pixels: NDArray[Any], place: Place | None) -> Truth:
+def _measure_truth(ref: Ref, pixels: NDArray[Any], place: Place | None) -> Truth:
     top = np.iinfo(pixels.dtype).max if pixels.dtype.kind in "iu" else np.inf
     flat = pixels.reshape(len(pixels), -1)
     return Truth(
@@ -148,13 +149,13 @@ def _look_at_truth(ref: Ref, pixels: NDArray[Any], place: Place | None) -> Truth
     )
 
 
-def _look_at_patch(source: Source, ref: Ref, evidence: Evidence, *, pooled: int, show: bool) -> None:
+def _measure_patch(source: Source, ref: Ref, data: Measurements, *, pooled: int, show: bool) -> None:
     source.verify(ref)
     try:
         truth, _ = source.truth(ref)
     except Unusable:
         return
-    views: list[tuple[View, Displacement | None]] = []
+    views: list[tuple[SourceView, Displacement | None]] = []
     strengths: list[NDArray[np.float64]] = []
     references: dict[int, tuple[NDArray[Any], NDArray[np.float64]]] = {}  # by scale: the truth averaged, its edges
     likes: list[float] = []
@@ -176,18 +177,18 @@ def _look_at_patch(source: Source, ref: Ref, evidence: Evidence, *, pooled: int,
         views.append((view, lies))
         saturated = _saturated(view)
         values_of.append(view.pixels[:, ~view.missing & ~saturated])  # (3, n)
-        evidence.acquired.append(_look_at_view(ref, view, values_of[-1], saturated, lies, order, source.maxima))
+        data.acquired.append(_measure_view(ref, view, values_of[-1], saturated, lies, order, source.maxima))
     if likes and max(likes) < UNLIKE and _agree(strengths):
-        evidence.elsewhere.append(ref)
+        data.elsewhere.append(ref)
     if values_of and (total := sum(values.shape[1] for values in values_of)):
         every = math.ceil(total / pooled)
-        evidence.pooled.append(np.concatenate(values_of, axis=1)[:, ::every])
+        data.pooled.append(np.concatenate(values_of, axis=1)[:, ::every])
     if show and views:
         nearest = min(range(len(views)), key=lambda i: abs(views[i][0].offset))
         others = [i for i in range(len(views)) if i != nearest]
         wanted = np.linspace(0, len(others) - 1, min(len(others), _SHEET_VIEWS - 1))
         shown = [nearest, *(others[int(i)] for i in wanted)]
-        evidence.rows.append(SheetRow(ref, truth, [views[i] for i in shown]))
+        data.rows.append(SheetRow(ref, truth, [views[i] for i in shown]))
 
 
 UNLIKE = 0.2  # likeness to the truth that views of the same place exceed, whatever the season
@@ -199,16 +200,16 @@ def _agree(strengths: list[NDArray[np.float64]]) -> bool:
     return any(likeness(a, b) > _ALIKE for a, b in itertools.pairwise(strengths) if a.shape == b.shape)
 
 
-def _saturated(view: View) -> NDArray[np.bool_]:
+def _saturated(view: SourceView) -> NDArray[np.bool_]:
     """(h, w): data at the end of its number range."""
     whole = view.pixels.dtype.kind in "iu" and view.pixels.dtype.itemsize > 1
     top = np.iinfo(view.pixels.dtype).max if whole else np.inf
     return (view.pixels >= top).any(axis=0) & ~view.missing
 
 
-def _look_at_view(
+def _measure_view(
     ref: Ref,
-    view: View,
+    view: SourceView,
     values: NDArray[Any],
     saturated: NDArray[np.bool_],
     lies: Displacement | None,

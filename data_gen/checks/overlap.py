@@ -24,13 +24,13 @@ _LEAST_SIDE = 16  # pixels then: less tells nothing
 
 _UNUSUAL = 4  # times the usual side: no patch, but a damaged georeference
 
-Pair = tuple[Truth, Truth]
+TruthPair = tuple[Truth, Truth]
 _Cells = dict[tuple[str, int, int], list[tuple[Truth, Place]]]
-Read = Callable[[Truth], NDArray[Any]]  # the pixels of a truth; raises Unusable
+ReadTruth = Callable[[Truth], NDArray[Any]]  # the pixels of a truth; raises Unusable
 
 
 class Overlap(NamedTuple):
-    pair: Pair
+    pair: TruthPair
     share: float  # of the patch's area
 
 
@@ -42,7 +42,7 @@ def apart(a: str, b: str) -> bool:
     return a != b and ("train" in (a, b) or {a, b} == {"val", "test"})
 
 
-def equal_pairs(truths: Sequence[Truth]) -> list[Pair]:
+def equal_pairs(truths: Sequence[Truth]) -> list[TruthPair]:
     """Pairs of equal images: each with the first of its kind."""
     groups: dict[bytes, list[Truth]] = defaultdict(list)
     for truth in truths:
@@ -50,13 +50,13 @@ def equal_pairs(truths: Sequence[Truth]) -> list[Pair]:
     return [(group[0], other) for group in groups.values() for other in group[1:]]
 
 
-def nearly_equal_pairs(truths: Sequence[Truth], read: Read) -> list[Pair]:
+def nearly_equal_pairs(truths: Sequence[Truth], read: ReadTruth) -> list[TruthPair]:
     """Pairs of images of which one was made from the other: brighter, noisier, shifted a little. Not the equal ones."""
     seen = [truth for truth in truths if truth.fingerprint is not None]
     if not seen:
         return []
     vectors = np.stack([truth.fingerprint for truth in seen if truth.fingerprint is not None])  # (n, d)
-    pairs: list[Pair] = []
+    pairs: list[TruthPair] = []
     for start in range(0, len(seen), _CHUNK):
         alike = vectors[start : start + _CHUNK] @ vectors[start:].T
         for i, j in np.argwhere(alike > NEARLY):
@@ -101,7 +101,7 @@ def _common(a: Place, b: Place) -> float:
     return max(0.0, width) * max(0.0, height) / side**2
 
 
-def shown_alike(overlaps: Sequence[Overlap], read: Read) -> float | None:
+def shown_alike(overlaps: Sequence[Overlap], read: ReadTruth) -> float | None:
     """The median likeness of what overlapping patches show of their common ground; None where there is too little.
 
     Places that aren't the images' own (one for all, say) give a likeness around 0.
@@ -117,7 +117,7 @@ def shown_alike(overlaps: Sequence[Overlap], read: Read) -> float | None:
     return float(np.median(found)) if found else None
 
 
-def _likeness(read: Read, first: Truth, second: Truth, *, down: int = 0, right: int = 0) -> float | None:
+def _likeness(read: ReadTruth, first: Truth, second: Truth, *, down: int = 0, right: int = 0) -> float | None:
     """Likeness, at the best displacement, of the ground that two images share if the second lies so many pixels off."""
     try:
         a, b = read(first), read(second)

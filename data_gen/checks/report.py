@@ -1,7 +1,7 @@
-"""What a look at a data set found: as a table for people, as JSON for programs, as a contact sheet."""
+"""What a check found: as a table for people, as JSON for programs, as a contact sheet."""
 
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from data_gen.checks.measure import MEANINGS, REFLECTANCE, Evidence
+from data_gen.checks.measure import MEANINGS, REFLECTANCE, Measurements
 from data_gen.checks.rules import Finding
 from utils.files import write_text
 from utils.images import Picture, sheet
@@ -20,19 +20,17 @@ _BIN = 30  # days of a bar of the histogram
 _BAR = 40  # characters of the longest bar
 _NOTHING = (255, 0, 255)  # the colour of pixels without data: no landscape has it
 
-Write = Callable[[str], object]
 
-
-def summary(evidence: Evidence, findings: Sequence[Finding]) -> dict[str, Any]:
-    """All numbers and verdicts, as plain data."""
+def summary(data: Measurements, findings: Sequence[Finding]) -> dict[str, Any]:
+    """All numbers and findings, as plain data."""
     return {
-        "root": str(evidence.root),
-        "kind": evidence.kind,
-        "splits": {split: _split(evidence, split) for split in evidence.patches},
-        "patches_whose_acquisitions_were_read": evidence.sampled,
-        "offsets": {"days_a_bin": _BIN, "bins": _histogram(evidence)},
-        "acquisitions": _acquisitions(evidence),
-        "truths": _truths(evidence),
+        "root": str(data.root),
+        "kind": data.kind,
+        "splits": {split: _split(data, split) for split in data.patches},
+        "patches_whose_acquisitions_were_read": data.sampled,
+        "offsets": {"days_a_bin": _BIN, "bins": _histogram(data)},
+        "acquisitions": _acquisitions(data),
+        "truths": _truths(data),
         "findings": [finding._asdict() for finding in findings],
         "errors": count(findings, "error"),
         "warnings": count(findings, "warning"),
@@ -43,12 +41,12 @@ def count(findings: Iterable[Finding], level: str) -> int:
     return sum(finding.level == level for finding in findings)
 
 
-def _split(evidence: Evidence, split: str) -> dict[str, Any]:
-    series = evidence.offsets.get(split, [])
+def _split(data: Measurements, split: str) -> dict[str, Any]:
+    series = data.offsets.get(split, [])
     lengths = [len(offsets) for offsets in series]
     nearest = [min(map(abs, offsets)) for offsets in series if offsets]
     return {
-        "patches": evidence.patches[split],
+        "patches": data.patches[split],
         "acquisitions": sum(lengths),
         "series": _three(lengths),
         "days_to_the_nearest": _three(nearest),
@@ -61,32 +59,32 @@ def _three(numbers: Sequence[int]) -> dict[str, float] | None:
     return {"least": min(numbers), "median": float(np.median(numbers)), "most": max(numbers)}
 
 
-def _histogram(evidence: Evidence) -> list[dict[str, int]]:
+def _histogram(data: Measurements) -> list[dict[str, int]]:
     """Acquisitions by days from the truth, from the first day of each bin."""
-    offsets = [offset for split in evidence.offsets.values() for series in split for offset in series]
+    offsets = [offset for split in data.offsets.values() for series in split for offset in series]
     bins: dict[int, int] = {}
     for offset in offsets:
         bins[offset // _BIN * _BIN] = bins.get(offset // _BIN * _BIN, 0) + 1
     return [{"from": start, "acquisitions": number} for start, number in sorted(bins.items())]
 
 
-def _acquisitions(evidence: Evidence) -> dict[str, Any]:
-    views = [view for view in evidence.acquired if view.meaning != "empty"]
+def _acquisitions(data: Measurements) -> dict[str, Any]:
+    views = [view for view in data.acquired if view.meaning != "empty"]
     if not views:
-        return {"read": len(evidence.acquired)}
+        return {"read": len(data.acquired)}
     ends = np.array([view.ends for view in views])  # (n, 3, 2)
-    percentiles = np.percentile(np.concatenate(evidence.pooled, axis=1), [1, 50, 99], axis=1)
+    percentiles = np.percentile(np.concatenate(data.pooled, axis=1), [1, 50, 99], axis=1)
     levels = [ends[..., 0].min(0), *percentiles, ends[..., 1].max(0)]
     lies = [view.displacement for view in views if view.displacement is not None]
     return {
-        "read": len(evidence.acquired),
-        "types": sorted({view.dtype for view in evidence.acquired}),
+        "read": len(data.acquired),
+        "types": sorted({view.dtype for view in data.acquired}),
         "meanings": {MEANINGS[kind]: sum(v.meaning == kind for v in views) for kind in {v.meaning for v in views}},
         "values": {
             band: dict(zip(LEVELS, (float(level[i]) for level in levels), strict=True)) for i, band in enumerate(BANDS)
         },
-        "maxima": dict(zip(BANDS, (m * REFLECTANCE for m in evidence.maxima), strict=False)),
-        "share_without_data": float(np.mean([view.missing for view in evidence.acquired])),
+        "maxima": dict(zip(BANDS, (m * REFLECTANCE for m in data.maxima), strict=False)),
+        "share_without_data": float(np.mean([view.missing for view in data.acquired])),
         "share_saturated": float(np.mean([view.saturated for view in views])),
         "share_above_maxima": dict(zip(BANDS, np.mean([view.above for view in views], axis=0).tolist(), strict=False)),
         "displacements": [
@@ -108,8 +106,8 @@ def _lies(displacement: Any) -> dict[str, float | None]:
     return {name: round(value, 3) for name, value in displacement._asdict().items()}
 
 
-def _truths(evidence: Evidence) -> dict[str, Any]:
-    truths = evidence.truths
+def _truths(data: Measurements) -> dict[str, Any]:
+    truths = data.truths
     if not truths:
         return {"read": 0}
     return {
@@ -132,8 +130,10 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
     write_text(path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
 
 
-def write_table(content: dict[str, Any], findings: Sequence[Finding], write: Write) -> None:
-    """The summary for people, a line at a time."""
+def table(content: dict[str, Any], findings: Sequence[Finding]) -> str:
+    """The summary for people."""
+    lines: list[str] = []
+    write = lines.append
     write(f"{content['root']}: {content['kind']} data set")
     write("")
     write(f"{'split':<12}{'patches':>9}{'acquisitions':>14}   {'a patch':<16}days to the nearest")
@@ -161,8 +161,9 @@ def write_table(content: dict[str, Any], findings: Sequence[Finding], write: Wri
             write(f"{'':<23}{_printable(example)}")
     write("")
     errors, warnings = content["errors"], content["warnings"]
-    verdict = "training on it would go wrong" if errors else "it can be trained on"
-    write(f"{_plural(errors, 'error')}, {_plural(warnings, 'warning')}: {verdict}")
+    conclusion = "training on it would go wrong" if errors else "it can be trained on"
+    write(f"{_plural(errors, 'error')}, {_plural(warnings, 'warning')}: {conclusion}")
+    return "\n".join(lines) + "\n"
 
 
 def _range(three: dict[str, float] | None) -> str:
@@ -181,16 +182,16 @@ def _printable(text: str, *, most: int = 200) -> str:
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-def contact_sheet(evidence: Evidence) -> Image.Image:
+def contact_sheet(data: Measurements) -> Image.Image:
     """A row a patch: its truth, the acquisition nearest in time, and others by date, as the network sees them.
 
     Pixels without data are magenta. Below: days from the truth, and how far the image lies off it.
     """
-    widest = max((len(row.views) for row in evidence.rows), default=1)
+    widest = max((len(row.views) for row in data.rows), default=1)
     pictures: list[list[Picture | None]] = []
     captions: list[list[str]] = []
-    for row in evidence.rows:
-        pictures.append([_truth(row.truth), *(_view(v.pixels, v.missing, evidence.maxima) for v, _ in row.views)])
+    for row in data.rows:
+        pictures.append([_truth(row.truth), *(_view(v.pixels, v.missing, data.maxima) for v, _ in row.views)])
         captions.append([_printable(f"{row.ref.split} {row.ref.key}", most=28)])
         for view, lies in row.views:
             off = f", {lies.length:.1f} px off" if lies else ""

@@ -1,4 +1,4 @@
-"""Verdicts on a data set.
+"""What is wrong with a data set, said by one function a subject.
 
 An error is what training (or evaluation) would go wrong with, a warning what somebody should look at; docs/data.md
 explains each.
@@ -10,11 +10,11 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from data_gen.checks.measure import MEANINGS, Acquired, Evidence, Truth
+from data_gen.checks.measure import MEANINGS, Acquired, Measurements, Truth
 from data_gen.checks.overlap import (
     RELATED,
-    Pair,
-    Read,
+    ReadTruth,
+    TruthPair,
     apart,
     equal_pairs,
     nearly_equal_pairs,
@@ -32,7 +32,7 @@ _EXAMPLES = 5
 
 
 class Finding(NamedTuple):
-    """A verdict."""
+    """What was found of one subject."""
 
     check: str
     level: Level
@@ -41,11 +41,11 @@ class Finding(NamedTuple):
 
 
 def level_of(wrong: int, of: int) -> Level:
-    """The verdict on so many patches or acquisitions that are left out."""
+    """How bad it is that so many patches or acquisitions are left out."""
     return "ok" if not wrong else "warning" if wrong <= FEW * of else "error"
 
 
-def worst(levels: Iterable[Level]) -> Level:
+def worst_level(levels: Iterable[Level]) -> Level:
     return max(levels, key=_LEVELS.index, default="ok")
 
 
@@ -60,8 +60,15 @@ def some(items: Iterable[str]) -> tuple[str, ...]:
     return (*listed[:_EXAMPLES], f"and {more} more") if more > 0 else tuple(listed)
 
 
-def described(faults: Sequence[Fault]) -> tuple[str, ...]:
-    return some(f"{fault.split} {fault.key}: {fault.path}: {fault.what}" for fault in faults)
+def either(check: str, wrong: Sequence[str | Fault], message: str, fine: str) -> Finding:
+    """An error that counts and lists what is wrong, or, where nothing is, that all is well."""
+    if not wrong:
+        return Finding(check, "ok", fine)
+    return Finding(check, "error", f"{message}: {len(wrong)}", described(wrong))
+
+
+def described(items: Iterable[str | Fault]) -> tuple[str, ...]:
+    return some(x if isinstance(x, str) else f"{x.split} {x.key}: {x.path}: {x.what}" for x in items)
 
 
 FAR = 400  # days: no data set of one year has such an offset
@@ -69,9 +76,9 @@ MOSTLY = 0.5
 _CROP = 8  # truths are cropped to multiples of this
 
 
-def splits(evidence: Evidence) -> Iterable[Finding]:
-    counts = ", ".join(f"{split} {count}" for split, count in evidence.patches.items()) or "no patch"
-    absent = [split for split in ("train", "val", "test") if not evidence.patches.get(split)]
+def splits(data: Measurements) -> Iterable[Finding]:
+    counts = ", ".join(f"{split} {count}" for split, count in data.patches.items()) or "no patch"
+    absent = [split for split in ("train", "val", "test") if not data.patches.get(split)]
     if "train" in absent:
         yield Finding("splits", "error", f"{counts}: nothing to train on")
     elif absent:
@@ -80,61 +87,52 @@ def splits(evidence: Evidence) -> Iterable[Finding]:
         yield Finding("splits", "ok", f"{counts} patches")
 
 
-def labels(evidence: Evidence) -> Iterable[Finding]:
-    seen = Counter((truth.ref.split, truth.ref.key) for truth in evidence.truths)
+def labels(data: Measurements) -> Iterable[Finding]:
+    seen = Counter((truth.ref.split, truth.ref.key) for truth in data.truths)
     twice = [f"{split} {key}: {n} times" for (split, key), n in seen.items() if n > 1]
-    if twice:
-        message = f"row labels that occur twice, so that results overwrite each other: {len(twice)}"
-        yield Finding("labels", "error", message, some(twice))
-    else:
-        yield Finding("labels", "ok", "every patch has a name of its own")
+    message = "row labels that occur twice, so that results overwrite each other"
+    yield either("labels", twice, message, "every patch has a name of its own")
 
 
-def files(evidence: Evidence) -> Iterable[Finding]:
-    faults = _faults(evidence, "files")
+def files(data: Measurements) -> Iterable[Finding]:
+    faults = _faults(data, "files")
+    missing = sum(fault.what == "missing file" for fault in faults)
     if faults:
-        missing = sum("missing file" in fault.what for fault in faults)
         message = f"missing files: {missing}; unreadable files: {len(faults) - missing}"
         yield Finding("files", "error", message, described(faults))
     else:
-        message = f"{len(evidence.truths)} truths and {len(evidence.acquired)} acquisitions were read, none is missing"
+        message = f"{len(data.truths)} truths and {len(data.acquired)} acquisitions were read, none is missing"
         yield Finding("files", "ok", message)
-    if outside := _faults(evidence, "paths"):
-        yield Finding("files", "error", f"paths that lead out of the folder: {len(outside)}", described(outside))
+    if outside := _faults(data, "paths"):
+        yield either("files", outside, "paths that lead out of the folder", "")
 
 
-def store(evidence: Evidence) -> Iterable[Finding]:
-    if evidence.kind != "prepared":
+def store(data: Measurements) -> Iterable[Finding]:
+    if data.kind != "prepared":
         return
-    anew = "prepare the data anew"
-    patches = f"({evidence.sampled} patches)"
-    messages = {
-        "checksums": ("shards that are not as they were written", "all shards are as they were written"),
-        "shards": ("shards of other shapes than the manifest says", "all shards have their shapes"),
-        "tables": (
+    patches = f"({data.sampled} patches)"
+    for check, wrong, right in (
+        ("checksums", "shards that are not as they were written", "all shards are as they were written"),
+        ("shards", "shards of other shapes than the manifest says", "all shards have their shapes"),
+        (
+            "tables",
             f"tables of spectral matching that are not those of the images {patches}",
             f"the tables of spectral matching are those of the images {patches}",
         ),
-    }
-    for check, (wrong, right) in messages.items():
-        faults = _faults(evidence, check)
-        if faults:
-            yield Finding(check, "error", f"{wrong}: {len(faults)}; {anew}", described(faults))
-        else:
-            yield Finding(check, "ok", right)
+    ):
+        finding = either(check, _faults(data, check), wrong, right)
+        anew = "; prepare the data anew" if finding.level == "error" else ""
+        yield finding._replace(message=finding.message + anew)
 
 
-def pairs(evidence: Evidence) -> Iterable[Finding]:
-    if faults := _faults(evidence, "pairs"):
-        message = f"patches whose images and dates don't go together, so that they can't be used: {len(faults)}"
-        yield Finding("pairs", "error", message, described(faults))
-    else:
-        yield Finding("pairs", "ok", "every acquisition has its date")
+def pairs(data: Measurements) -> Iterable[Finding]:
+    message = "patches whose images and dates don't go together, so that they can't be used"
+    yield either("pairs", _faults(data, "pairs"), message, "every acquisition has its date")
 
 
-def dates(evidence: Evidence) -> Iterable[Finding]:
-    offsets = [offset for split in evidence.offsets.values() for series in split for offset in series]
-    slipped, named = _faults(evidence, "dates"), _faults(evidence, "names")
+def dates(data: Measurements) -> Iterable[Finding]:
+    offsets = [offset for split in data.offsets.values() for series in split for offset in series]
+    slipped, named = _faults(data, "dates"), _faults(data, "names")
     if slipped:
         message = f"dates have slipped against images: those that contradict the acquisition's key: {len(slipped)}"
         yield Finding("dates", "error", message, described(slipped))
@@ -149,9 +147,9 @@ def dates(evidence: Evidence) -> Iterable[Finding]:
     else:
         span = f"from {min(offsets)} to {max(offsets)} days from the truth" if offsets else "none"
         yield Finding("dates", "ok", f"dates and images agree; {span}")
-    if repeated := _repeated(evidence.acquired):
+    if repeated := _repeated(data.acquired):
         message = f"acquisitions that are one image under two dates: {len(repeated)}"
-        yield Finding("dates", level_of(len(repeated), len(evidence.acquired)), message, some(repeated))
+        yield Finding("dates", level_of(len(repeated), len(data.acquired)), message, some(repeated))
 
 
 def _repeated(acquired: Sequence[Acquired]) -> list[str]:
@@ -164,10 +162,10 @@ def _repeated(acquired: Sequence[Acquired]) -> list[str]:
     return found
 
 
-def sizes(evidence: Evidence) -> Iterable[Finding]:
-    hr, lr = _common_side(evidence.truths, _CROP), _common_side(evidence.acquired, 1)
+def sizes(data: Measurements) -> Iterable[Finding]:
+    hr, lr = _common_side(data.truths, _CROP), _common_side(data.acquired, 1)
     scale = round(hr / lr) if lr else 0
-    if not evidence.truths or not evidence.acquired:
+    if not data.truths or not data.acquired:
         return
     crop = _CROP // scale if scale in SCALES else 1
     if scale not in SCALES or lr // crop * crop * scale != hr:
@@ -176,15 +174,15 @@ def sizes(evidence: Evidence) -> Iterable[Finding]:
         )
         yield Finding("sizes", "error", message)
         return
-    coarse = [f"{name_of(truth.ref)}: {truth.dtype}" for truth in evidence.truths if truth.dtype != "uint8"]
+    coarse = [f"{name_of(truth.ref)}: {truth.dtype}" for truth in data.truths if truth.dtype != "uint8"]
     if coarse:
         yield Finding(
             "sizes", "error", f"truths that are not 8-bit, so that they can't be used: {len(coarse)}", some(coarse)
         )
-    truths = [f"{name_of(t.ref)}: {_shape(t)}" for t in evidence.truths if _side(t.shape, _CROP) != hr]
-    views = [f"{name_of(v.ref)} {v.name}: {_shape(v)}" for v in evidence.acquired if _side(v.shape, 1) != lr]
+    truths = [f"{name_of(t.ref)}: {_shape(t)}" for t in data.truths if _side(t.shape, _CROP) != hr]
+    views = [f"{name_of(v.ref)} {v.name}: {_shape(v)}" for v in data.acquired if _side(v.shape, 1) != lr]
     if truths or views:
-        level = worst([level_of(len(truths), len(evidence.truths)), level_of(len(views), len(evidence.acquired))])
+        level = worst_level([level_of(len(truths), len(data.truths)), level_of(len(views), len(data.acquired))])
         message = (
             f"truths that are not {hr}×{hr} once cropped: {len(truths)}; acquisitions that are not {lr}×{lr}: "
             f"{len(views)}; they are left out, together with their dates"
@@ -210,8 +208,8 @@ def _shape(image: Truth | Acquired) -> str:
     return "×".join(map(str, image.shape))
 
 
-def _faults(evidence: Evidence, check: str) -> list[Fault]:
-    return [fault for fault in evidence.faults if fault.check == check]
+def _faults(data: Measurements, check: str) -> list[Fault]:
+    return [fault for fault in data.faults if fault.check == check]
 
 
 MOVED = 1.5  # low-resolution pixels: an acquisition that lies further off is misregistered
@@ -220,22 +218,22 @@ SYSTEMATIC = 0.5  # low-resolution pixels that the whole data set may lie off
 REVERSED = -0.2  # how red minus blue of truth and acquisitions go together where the bands are swapped
 
 
-def duplicates(evidence: Evidence, read: Read) -> Iterable[Finding]:
+def duplicates(data: Measurements, read: ReadTruth) -> Iterable[Finding]:
     """Equal and nearly equal patches within a split and in two, and overlaps of places."""
-    pairs = [*equal_pairs(evidence.truths), *nearly_equal_pairs(evidence.truths, read)]
+    pairs = [*equal_pairs(data.truths), *nearly_equal_pairs(data.truths, read)]
     within = [pair for pair in pairs if pair[0].ref.split == pair[1].ref.split]
     if within:
         counts = Counter(pair[1].ref.split for pair in within)
-        level = worst(level_of(count, evidence.patches[split]) for split, count in counts.items())
+        level = worst_level(level_of(count, data.patches[split]) for split, count in counts.items())
         message = f"patches that occur twice in their split: {len(within)}"
         yield Finding("duplicates", level, message, some(map(_both, within)))
     else:
         yield Finding("duplicates", "ok", "no patch occurs twice in its split")
-    yield from _leakage(evidence, read, [(a, b) for a, b in pairs if apart(a.ref.split, b.ref.split)])
+    yield from _leakage(data, read, [(a, b) for a, b in pairs if apart(a.ref.split, b.ref.split)])
 
 
-def _leakage(evidence: Evidence, read: Read, leaks: list[Pair]) -> Iterable[Finding]:
-    overlaps = overlapping_pairs(evidence.truths)
+def _leakage(data: Measurements, read: ReadTruth, leaks: list[TruthPair]) -> Iterable[Finding]:
+    overlaps = overlapping_pairs(data.truths)
     alike = shown_alike(overlaps, read)
     listed = some(f"{_both(pair)}: {share:.0%} of a patch" for pair, share in overlaps)
     if leaks:
@@ -251,17 +249,17 @@ def _leakage(evidence: Evidence, read: Read, leaks: list[Pair]) -> Iterable[Find
         )
         yield Finding("leakage", "warning", message, listed)
     elif not leaks:
-        placed = sum(truth.place is not None for truth in evidence.truths)
+        placed = sum(truth.place is not None for truth in data.truths)
         where = f"nor do places overlap ({placed} are known)" if placed else "places are not known"
         yield Finding("leakage", "ok", f"no patch is in two splits; {where}")
 
 
-def _both(pair: Pair) -> str:
+def _both(pair: TruthPair) -> str:
     return f"{name_of(pair[0].ref)} and {name_of(pair[1].ref)}"
 
 
-def registration(evidence: Evidence) -> Iterable[Finding]:
-    measured = [(view, view.displacement) for view in evidence.acquired if view.displacement is not None]
+def registration(data: Measurements) -> Iterable[Finding]:
+    measured = [(view, view.displacement) for view in data.acquired if view.displacement is not None]
     if not measured:
         yield Finding("registration", "warning", "too little structure to measure how images lie on each other")
         return
@@ -271,7 +269,7 @@ def registration(evidence: Evidence) -> Iterable[Finding]:
     message = (
         f"acquisitions lie {_pixels(down, right)} off the truth in the median; half of them within "
         f"{np.median(lengths):.1f}, 9 of 10 within {np.percentile(lengths, 90):.1f} "
-        f"({len(measured)} of {len(evidence.acquired)} could be measured)"
+        f"({len(measured)} of {len(data.acquired)} could be measured)"
     )
     listed = some(f"{name_of(view.ref)} {view.name}: {_pixels(lies.rows, lies.columns)}" for view, lies in moved)
     if moved:
@@ -288,18 +286,18 @@ def _pixels(down: float, right: float) -> str:
     return "({:+.1f} down, {:+.1f} right) pixels".format(*(round(float(x), 1) + 0.0 for x in (down, right)))
 
 
-def place(evidence: Evidence) -> Iterable[Finding]:
-    if evidence.elsewhere:
-        message = (
-            f"truths that show another place than their acquisitions: {len(evidence.elsewhere)} of {evidence.sampled}"
-        )
-        yield Finding("place", "error", message, some(map(name_of, evidence.elsewhere)))
-    else:
-        yield Finding("place", "ok", "truths show what their acquisitions show")
+def place(data: Measurements) -> Iterable[Finding]:
+    finding = either(
+        "place",
+        list(map(name_of, data.elsewhere)),
+        "truths that show another place than their acquisitions",
+        "truths show what their acquisitions show",
+    )
+    yield finding._replace(message=f"{finding.message} of {data.sampled}") if data.elsewhere else finding
 
 
-def bands(evidence: Evidence) -> Iterable[Finding]:
-    orders = [view.band_order for view in evidence.acquired if view.displacement is not None]
+def bands(data: Measurements) -> Iterable[Finding]:
+    orders = [view.band_order for view in data.acquired if view.displacement is not None]
     if orders and (middle := float(np.median(orders))) < REVERSED:
         message = f"red and blue are swapped in the truths or the acquisitions (correlation {middle:.2f})"
         yield Finding("bands", "error", message)
@@ -324,15 +322,15 @@ _CURES = {
 }
 
 
-def scaling(evidence: Evidence) -> Iterable[Finding]:
-    counts = Counter(view.meaning for view in evidence.acquired if view.meaning != "empty")
+def scaling(data: Measurements) -> Iterable[Finding]:
+    counts = Counter(view.meaning for view in data.acquired if view.meaning != "empty")
     total = counts.total()
     if not total:
         yield Finding("scaling", "error", "no acquisition has data")
         return
     examples = some(
         f"{name_of(view.ref)} {view.name}: {MEANINGS[view.meaning]}"
-        for view in evidence.acquired
+        for view in data.acquired
         if view.meaning not in ("x10000", "empty")
     )
     kind, most = counts.most_common(1)[0]
@@ -355,31 +353,31 @@ def scaling(evidence: Evidence) -> Iterable[Finding]:
         yield Finding("scaling", "ok", f"acquisitions hold {MEANINGS['x10000']}")
 
 
-def nodata(evidence: Evidence) -> Iterable[Finding]:
-    views = [view for view in evidence.acquired if view.missing > MISSING_VIEW]
-    truths = [truth for truth in evidence.truths if truth.black > MISSING_TRUTH]
-    share = float(np.mean([view.missing for view in evidence.acquired])) if evidence.acquired else 0.0
+def nodata(data: Measurements) -> Iterable[Finding]:
+    views = [view for view in data.acquired if view.missing > MISSING_VIEW]
+    truths = [truth for truth in data.truths if truth.black > MISSING_TRUTH]
+    share = float(np.mean([view.missing for view in data.acquired])) if data.acquired else 0.0
     listed = [f"{name_of(truth.ref)}: truth {truth.black:.0%}" for truth in truths]
     listed += [f"{name_of(view.ref)} {view.name}: {view.missing:.0%}" for view in views]
     message = f"{share:.2%} of the acquisitions' pixels have no data"
     level: Level = "ok"
     if views or truths:
         message += f"; acquisitions with more holes than data: {len(views)}, truths with holes: {len(truths)}"
-        level = "error" if level_of(len(truths), len(evidence.truths)) == "error" else "warning"
+        level = "error" if level_of(len(truths), len(data.truths)) == "error" else "warning"
     if share > MISSING_SHARE:
         level = "error"
     yield Finding("nodata", level, message, some(listed))
 
 
-def clipping(evidence: Evidence) -> Iterable[Finding]:
-    if not evidence.acquired or not evidence.truths:
+def clipping(data: Measurements) -> Iterable[Finding]:
+    if not data.acquired or not data.truths:
         return
-    above = np.mean([view.above for view in evidence.acquired], axis=0)
-    white = float(np.mean([truth.white for truth in evidence.truths]))
-    saturated = float(np.mean([view.saturated for view in evidence.acquired]))
+    above = np.mean([view.above for view in data.acquired], axis=0)
+    white = float(np.mean([truth.white for truth in data.truths]))
+    saturated = float(np.mean([view.saturated for view in data.acquired]))
     message = (
         f"{', '.join(f'{share:.1%}' for share in above)} of red, green, blue are brighter than the maxima of "
-        f"normalisation ({', '.join(f'{m:g}' for m in evidence.maxima)}), {saturated:.2%} saturated; "
+        f"normalisation ({', '.join(f'{m:g}' for m in data.maxima)}), {saturated:.2%} saturated; "
         f"{white:.2%} of the truth is at its top"
     )
     level: Level = "ok"

@@ -2,17 +2,15 @@
 
 import warnings
 from pathlib import Path
-from typing import Any
 
 import rasterio
-from numpy.typing import NDArray
 from rasterio.errors import NotGeoreferencedWarning
 
 from data_gen.checks import rules
-from data_gen.checks.measure import Evidence, Truth, gather
-from data_gen.checks.overlap import Read
+from data_gen.checks.measure import Measurements, measure_source
+from data_gen.checks.overlap import ReadTruth
 from data_gen.checks.rules import Finding
-from data_gen.checks.sources import PreparedSource, Progress, RawSource, Source
+from data_gen.checks.sources import PreparedSource, RawSource, Source
 from data_gen.dataset import GDAL_OPTIONS
 from utils.errors import DataError
 from utils.store import MANIFEST, prepared_folder
@@ -21,20 +19,21 @@ _FIRST = (rules.splits, rules.files, rules.store, rules.labels, rules.sizes, rul
 _LAST = (rules.scaling, rules.nodata, rules.clipping, rules.registration, rules.place, rules.bands)
 
 
-def look(root: Path, *, sample: int, progress: Progress) -> tuple[Evidence, list[Finding]]:
-    """What there is and what is wrong with it. ``sample``: patches whose acquisitions are read, 0 for all.
+def check_data_set(root: Path, *, sample: int) -> tuple[Measurements, list[Finding]]:
+    """Measure a data set and say what is wrong with it.
 
-    ``progress(items, what)`` gives the items back as they are asked for. Raises DataError where ROOT can't be read.
+    Args:
+        root: a raw data set or a prepared folder.
+        sample: patches whose acquisitions are read, 0 for all. Truths and dates are always all looked at.
+
+    Raises:
+        DataError: it can't be read.
     """
     with rasterio.Env(**GDAL_OPTIONS), warnings.catch_warnings():
         warnings.simplefilter("ignore", NotGeoreferencedWarning)
         source = open_source(root)
-        evidence = gather(source, sample=sample, progress=progress)
-
-        def read(truth: Truth) -> NDArray[Any]:
-            return source.truth(truth.ref)[0]
-
-        return evidence, judge(evidence, read)
+        data = measure_source(source, sample=sample)
+        return data, judge(data, lambda truth: source.truth(truth.ref)[0])
 
 
 def open_source(root: Path) -> Source:
@@ -49,8 +48,8 @@ def open_source(root: Path) -> Source:
         raise
 
 
-def judge(evidence: Evidence, read: Read) -> list[Finding]:
-    """All verdicts, in the order to read them in. ``read`` gives the pixels of a truth."""
-    findings = [finding for check in _FIRST for finding in check(evidence)]
-    findings += rules.duplicates(evidence, read)
-    return findings + [finding for check in _LAST for finding in check(evidence)]
+def judge(data: Measurements, read: ReadTruth) -> list[Finding]:
+    """All findings, in the order to read them in. ``read`` gives the pixels of a truth."""
+    findings = [finding for check in _FIRST for finding in check(data)]
+    findings += rules.duplicates(data, read)
+    return findings + [finding for check in _LAST for finding in check(data)]

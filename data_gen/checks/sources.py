@@ -3,7 +3,7 @@
 Nothing is dropped or mended here, unlike in data_gen/dataset.py: what can't be used is a `Fault` that names the file.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from tqdm import tqdm
 
 from data_gen.dataset import (
     Missing,
@@ -30,8 +31,6 @@ from utils.store import Key, Manifest, Shard, checksum, open_shard, read_manifes
 
 FARTHEST = 1e9  # metres: no coordinate on Earth is larger
 SHORTEST = 1e-6  # metres or degrees: no patch has a shorter side
-
-Progress = Callable[[Iterable[Any], str], Iterable[Any]]
 
 
 class Ref(NamedTuple):
@@ -62,7 +61,7 @@ class Place(NamedTuple):
     side: float
 
 
-class View(NamedTuple):
+class SourceView(NamedTuple):
     """An acquisition as it was read."""
 
     name: str
@@ -80,7 +79,7 @@ class Source(Protocol):
     maxima: tuple[float, ...]  # reflectance that becomes 1, a band
     faults: list[Fault]
 
-    def begin(self, progress: Progress) -> None:
+    def begin(self) -> None:
         """Look at what doesn't belong to one patch alone."""
 
     def offsets(self, ref: Ref) -> list[int]:
@@ -89,7 +88,7 @@ class Source(Protocol):
     def truth(self, ref: Ref) -> tuple[NDArray[Any], Place | None]:
         """The high-resolution image (3, H, W), in the type that it is kept in, and where it lies."""
 
-    def views(self, ref: Ref) -> Iterator[View]:
+    def views(self, ref: Ref) -> Iterator[SourceView]:
         """The acquisitions that can be read."""
 
     def verify(self, ref: Ref) -> None:
@@ -119,7 +118,7 @@ class RawSource:
         self._placed = all(has_place(row.columns) for rows in self._rows.values() for row in rows)
         self._side = 0.0  # of a patch, where the table says its place
 
-    def begin(self, progress: Progress) -> None:
+    def begin(self) -> None:
         for ref in self.refs:
             row = self._row(ref)
             if self._placed and not self._side and isinstance(row.hr, str):
@@ -158,7 +157,7 @@ class RawSource:
             pixels, place = pixels_of(source), self._place(row, source)
         return np.where(np.isfinite(pixels), pixels, 0) if pixels.dtype.kind == "f" else pixels, place
 
-    def views(self, ref: Ref) -> Iterator[View]:
+    def views(self, ref: Ref) -> Iterator[SourceView]:
         row = self._row(ref)
         try:
             acquisitions = acquisitions_of(row)
@@ -173,7 +172,7 @@ class RawSource:
             except Unusable as reason:
                 self._note("files", ref, acquisition.path, str(reason))
                 continue
-            yield View(acquisition.path, acquisition.offset, pixels, _missing(pixels, nodata))
+            yield SourceView(acquisition.path, acquisition.offset, pixels, _missing(pixels, nodata))
 
     def verify(self, ref: Ref) -> None:
         pass
@@ -244,11 +243,11 @@ class PreparedSource:
         self.refs: list[Ref] = []
         self._shards: dict[tuple[str, int], Shard] = {}
 
-    def begin(self, progress: Progress) -> None:
+    def begin(self) -> None:
         files = [
             (split, number, info) for split, infos in self.manifest.splits.items() for number, info in enumerate(infos)
         ]
-        for split, number, info in progress(files, "shards"):
+        for split, number, info in tqdm(files, desc="shards", leave=False):
             if checksum(self.root / info.file) != info.sha256:
                 self.faults.append(
                     Fault("checksums", split, info.file, info.file, "isn't what was written: its checksum differs")
@@ -281,12 +280,12 @@ class PreparedSource:
         place = Place("", here["x"], here["y"], side) if has_place(here) else None
         return shard["hr"][ref.position].numpy(), place
 
-    def views(self, ref: Ref) -> Iterator[View]:
+    def views(self, ref: Ref) -> Iterator[SourceView]:
         shard = self._shards[ref.split, ref.shard]
         for number in shard["alphas"][ref.position].nonzero().flatten().tolist():
             pixels = shard["lr"][ref.position, number].numpy()
             offset = int(shard["dates"][ref.position, number])
-            yield View(f"view {number}", offset, pixels, (pixels == 0).all(axis=0))
+            yield SourceView(f"view {number}", offset, pixels, (pixels == 0).all(axis=0))
 
     def verify(self, ref: Ref) -> None:
         """The tables of spectral matching must be those of the images."""

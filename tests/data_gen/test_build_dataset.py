@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from rasterio.crs import CRS
 from rasterio.warp import transform
 
-from data_gen.checks.run import look
+from data_gen.checks.run import check_data_set
 from data_gen.custom.build import Wanted, build
 from data_gen.custom.splits import assign
 from data_gen.pickled_table import read_pickled_table
@@ -108,10 +108,6 @@ def built(images: Path, output: Path, **wanted: Any) -> dict[str, int]:
     return build(truths, views, output, options, say=said.append, progress=lambda items, what: items)
 
 
-def silently(items: Iterable[Any], what: str) -> Iterable[Any]:
-    return items
-
-
 def pixels(path: Path) -> tuple[NDArray[Any], Any]:
     with rasterio.open(path) as source:
         return source.read(), source.profile
@@ -136,10 +132,10 @@ def test_the_grid_is_that_of_the_acquisitions(images: Path, tmp_path: Path) -> N
             hr, profile = pixels(tmp_path / "own" / row.spot6_image)
             assert profile["dtype"] == "uint8" and hr.shape == (3, 96, 96) and profile["transform"].a == 2.5
             assert profile["transform"].c == row.x and profile["transform"].f == row.y
-    evidence, findings = look(tmp_path / "own", sample=0, progress=silently)
+    data, findings = check_data_set(tmp_path / "own", sample=0)
     assert [finding for finding in findings if finding.level == "error"] == []
-    lies = [view.displacement for view in evidence.acquired if view.displacement is not None]
-    assert len(lies) == len(evidence.acquired) and max(lie.length for lie in lies) <= 0.15
+    lies = [view.displacement for view in data.acquired if view.displacement is not None]
+    assert len(lies) == len(data.acquired) and max(lie.length for lie in lies) <= 0.15
 
 
 def test_rows_are_those_of_the_format(images: Path, tmp_path: Path) -> None:
@@ -173,7 +169,7 @@ def test_another_coordinate_system_and_the_other_scales(images: Path, tmp_path: 
     assert "98th percentiles" in manifest.normalisation
     sample = BreizhSRDataset(tmp_path / "own", "train")[0]
     assert sample["img_hr"].shape == (3, 192, 192) and sample["img_lr"].shape == (3, 24, 24)
-    _, findings = look(tmp_path / "own", sample=0, progress=silently)
+    _, findings = check_data_set(tmp_path / "own", sample=0)
     assert [finding for finding in findings if finding.level == "error"] == []
 
 
@@ -238,7 +234,7 @@ def test_two_dates_as_far_on_either_side_both_stay(tmp_path: Path) -> None:
     built(tmp_path, tmp_path / "own")
     for _, row in rows(tmp_path / "own").iterrows():
         assert list(row.sen2_acquisitions) == [5, -5]
-    _, findings = look(tmp_path / "own", sample=0, progress=silently)
+    _, findings = check_data_set(tmp_path / "own", sample=0)
     assert [finding for finding in findings if finding.level == "error"] == []
 
 

@@ -3,7 +3,7 @@
 import json
 import re
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from data_gen.checks.alignment import LEAST_LIKENESS, displacement, edges, finge
 from data_gen.checks.measure import Truth
 from data_gen.checks.overlap import NEARLY, nearly_equal_pairs
 from data_gen.checks.rules import Finding
-from data_gen.checks.run import look
+from data_gen.checks.run import check_data_set
 from data_gen.checks.sources import Ref
 from data_gen.synthetic.dataset import SampleSet, write_sample_set
 from tests.command import run
@@ -32,12 +32,8 @@ COMMAND = "data_gen/check.py"
 TRAIN, TEST = "dataset_train.pkl", "dataset_test.pkl"
 
 
-def silently(items: Iterable[Any], what: str) -> Iterable[Any]:
-    return items
-
-
 def findings(root: Path, *, sample: int = 0) -> list[Finding]:
-    return look(root, sample=sample, progress=silently)[1]
+    return check_data_set(root, sample=sample)[1]
 
 
 def wrong(root: Path) -> dict[str, str]:
@@ -325,9 +321,9 @@ def rewrite(store: Path, change: Callable[[dict[str, Any]], None]) -> None:
 
 def test_a_clean_store_has_no_fault(store: Path) -> None:
     assert wrong(store) == {}
-    evidence, _ = look(store, sample=0, progress=silently)
-    assert evidence.kind == "prepared" and evidence.patches == {"train": 6, "val": 2, "test": 2}
-    assert len(evidence.acquired) == 50
+    data, _ = check_data_set(store, sample=0)
+    assert data.kind == "prepared" and data.patches == {"train": 6, "val": 2, "test": 2}
+    assert len(data.acquired) == 50
 
 
 def test_a_flipped_bit_in_a_store(store: Path) -> None:
@@ -511,9 +507,9 @@ def test_a_store_without_its_shard_can_not_be_read(store: Path) -> None:
 
 
 def test_a_sample_takes_patches_of_every_split(pristine: Path) -> None:
-    evidence, _ = look(pristine, sample=4, progress=silently)
-    assert {view.ref.split for view in evidence.acquired} == {"train", "val", "test"}
-    assert evidence.sampled == 4 and len(evidence.truths) == 10
+    data, _ = check_data_set(pristine, sample=4)
+    assert {view.ref.split for view in data.acquired} == {"train", "val", "test"}
+    assert data.sampled == 4 and len(data.truths) == 10
 
 
 @pytest.mark.parametrize(("pixel", "corner"), [(1e-200, 3e5), (1e-20, 3e5), (1e200, 0.0), (10.0, 1e300)])
@@ -522,6 +518,6 @@ def test_a_damaged_georeference_is_no_place(tmp_path: Path, pixel: float, corner
     for path in truths(root):
         with rasterio.open(path, "r+") as raster:
             raster.transform = rasterio.Affine(pixel, 0, corner, 0, -pixel, corner)
-    evidence, _ = look(root, sample=0, progress=silently)
-    places = [truth.place for truth in evidence.truths if truth.place is not None]
-    assert len(evidence.truths) == 4 and all(1e-6 <= place.side < 1e9 for place in places)
+    data, _ = check_data_set(root, sample=0)
+    places = [truth.place for truth in data.truths if truth.place is not None]
+    assert len(data.truths) == 4 and all(1e-6 <= place.side < 1e9 for place in places)
