@@ -46,13 +46,13 @@ def normalise(x: Tensor, *, groups: int, eps: float, share: Tensor | None = None
 class AttentionHeads(nn.Module):
     """One learned query for each head; keys are a projection, values are the channels themselves, split by head."""
 
-    def __init__(self, *, heads: int, d_k: int, d_model: int) -> None:
+    def __init__(self, *, heads: int, d_k: int, d_model: int, dropout: float) -> None:
         super().__init__()
         self.Q = nn.Parameter(torch.empty(heads, d_k))
         self.fc1_k = nn.Linear(d_model, heads * d_k)
         nn.init.normal_(self.Q, std=math.sqrt(2 / d_k))
         nn.init.normal_(self.fc1_k.weight, std=math.sqrt(2 / d_k))
-        self.dropout = nn.Dropout(0.1)
+        self.dropout = nn.Dropout(dropout)
 
     def logit_projection(self) -> tuple[Tensor, Tensor]:
         """Weight (heads, d_model) and bias (heads,) that take a token straight to its logits.
@@ -84,6 +84,7 @@ class LTAE2d(nn.Module):
     Args:
         channels: of the maps that come in; a multiple of ``heads``.
         mlp: widths of the perceptron after attention; the first is ``d_model``, the last the output's channels.
+        dropout: after the perceptron; the attention has half of it (published: 0.2 and 0.1).
         period: the T of the positional encoding, in days.
     """
 
@@ -106,7 +107,7 @@ class LTAE2d(nn.Module):
             raise ValueError(f"mlp starts with {mlp[0]}, but d_model is {d_model}")
         self.heads = heads
         self.inconv = nn.Conv1d(channels, d_model, kernel_size=1)
-        self.attention_heads = AttentionHeads(heads=heads, d_k=d_k, d_model=d_model)
+        self.attention_heads = AttentionHeads(heads=heads, d_k=d_k, d_model=d_model, dropout=dropout / 2)
         self.in_norm = nn.GroupNorm(heads, channels)
         self.out_norm = nn.GroupNorm(heads, mlp[-1])
         layers: list[nn.Module] = []

@@ -28,85 +28,35 @@ from utils.errors import ConfigError
 
 
 class Entry(NamedTuple):
-    """A backbone: how it is made, how its published learning rate falls, whether it looks at a series."""
+    """A backbone: its class, the keys that it takes, how its published learning rate falls, if it looks at a series."""
 
-    make: Callable[[Model, int], Backbone]
+    network: Callable[..., Backbone]
+    keys: tuple[str, ...]  # besides its scale
     decay: StepDecay
     series: bool
 
 
-def _attention(model: Model) -> dict:
-    return {
-        "heads": model.ltae_heads,
-        "d_k": model.ltae_d_k,
-        "d_model": model.ltae_d_model,
-        "mlp": (model.ltae_d_model, model.hidden_size),
-        "dropout": model.ltae_dropout,
-        "mask_padding": model.mask_padding,
-    }
-
-
-def _rrdb(model: Model, scale: int) -> Backbone:
-    return RRDBNet(
-        width=model.hidden_size,
-        blocks=model.num_block,
-        scale=scale,
-        output_clamp=model.output_clamp,
-        base_residual=model.base_residual,
-    )
-
-
-def _highresnet(model: Model, scale: int) -> Backbone:
-    return HighResNet(
-        width=model.hidden_size,
-        layers=model.num_layers,
-        scale=scale,
-        alpha_residual=model.alpha_residual,
-        decoder=model.decoder,
-        base_residual=model.base_residual,
-    )
-
-
-def _hr_ltae(model: Model, scale: int) -> Backbone:
-    return HighResLTAE(
-        width=model.hidden_size,
-        layers=model.num_layers,
-        reference=model.misr_ref_image,
-        decoder=model.decoder,
-        scale=scale,
-        base_residual=model.base_residual,
-        **_attention(model),
-    )
-
-
-def _rrdb_ltae(model: Model, scale: int) -> Backbone:
-    return RRDBLTAE(
-        width=model.hidden_size,
-        blocks=model.num_block,
-        scale=scale,
-        output_clamp=model.output_clamp,
-        base_residual=model.base_residual,
-        **_attention(model),
-    )
-
-
-def _rrdb_highresnet(model: Model, scale: int) -> Backbone:
-    return RRDBHighResNet(
-        width=model.hidden_size,
-        blocks=model.num_block,
-        scale=scale,
-        output_clamp=model.output_clamp,
-        base_residual=model.base_residual,
-    )
-
-
+# The keyword of the networks' constructors for a key that is named otherwise.
+KEYWORDS = {
+    "hidden_size": "width",
+    "num_block": "blocks",
+    "num_layers": "layers",
+    "misr_ref_image": "reference",
+    "ltae_heads": "heads",
+    "ltae_d_k": "d_k",
+    "ltae_d_model": "d_model",
+    "ltae_dropout": "dropout",
+}
+_RRDB = ("hidden_size", "num_block", "output_clamp", "base_residual")
+_HIGHRESNET = ("hidden_size", "num_layers", "decoder", "base_residual")
+_LTAE = ("ltae_heads", "ltae_d_k", "ltae_d_model", "ltae_dropout", "mask_padding")
 BACKBONES: dict[str, Entry] = {
-    "bicubic": Entry(lambda model, scale: Bicubic(scale=scale), StepDecay(1, 1.0), series=False),
-    "rrdb": Entry(_rrdb, StepDecay(75_000, 0.5), series=False),
-    "highresnet": Entry(_highresnet, StepDecay(50_000, 0.7), series=True),
-    "hr_ltae": Entry(_hr_ltae, StepDecay(50_000, 0.7), series=True),
-    "rrdb_ltae": Entry(_rrdb_ltae, StepDecay(100_000, 0.5), series=True),
-    "rrdb_highresnet": Entry(_rrdb_highresnet, StepDecay(100_000, 0.5), series=True),
+    "bicubic": Entry(Bicubic, (), StepDecay(1, 1.0), series=False),
+    "rrdb": Entry(RRDBNet, _RRDB, StepDecay(75_000, 0.5), series=False),
+    "highresnet": Entry(HighResNet, (*_HIGHRESNET, "alpha_residual"), StepDecay(50_000, 0.7), series=True),
+    "hr_ltae": Entry(HighResLTAE, (*_HIGHRESNET, *_LTAE, "misr_ref_image"), StepDecay(50_000, 0.7), series=True),
+    "rrdb_ltae": Entry(RRDBLTAE, (*_RRDB, *_LTAE), StepDecay(100_000, 0.5), series=True),
+    "rrdb_highresnet": Entry(RRDBHighResNet, _RRDB, StepDecay(100_000, 0.5), series=True),
 }
 SRDIFF = "srdiff"
 SRDIFF_DECAY = StepDecay(100_000, 0.5)
@@ -141,8 +91,10 @@ def build_backbone(model: Model, *, scale: int) -> Backbone:
     """Raises ConfigError for an unknown name or sizes that don't fit each other."""
     if model.trainer_cls not in BACKBONES:
         raise ConfigError(f"{model.trainer_cls!r} is no backbone; known: {', '.join(BACKBONES)}")
+    entry = BACKBONES[model.trainer_cls]
+    options = {KEYWORDS.get(key, key): getattr(model, key) for key in entry.keys}
     try:
-        return BACKBONES[model.trainer_cls].make(model, scale)
+        return entry.network(scale=scale, **options)
     except ValueError as error:
         raise ConfigError(f"{model.trainer_cls}: {error}") from None
 

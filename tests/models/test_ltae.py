@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from models.ltae import LTAE2d
+from models.ltae import LTAE2d, LTAEOptions
 from tests.golden import Golden
 from tests.models.nets import State, load, ltae_options, plain, sharp
 
@@ -113,3 +113,11 @@ def test_the_sign_of_a_date_matters_where_position_is_encoded(positional_encodin
 def test_sizes_that_do_not_fit(sizes: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         LTAE2d(**{"channels": 8, "heads": 4, "d_model": 16, "mlp": (16, 8), **sizes})
+
+
+@pytest.mark.parametrize(("given", "after_mlp", "in_attention"), [({}, 0.2, 0.1), ({"dropout": 0.0}, 0.0, 0.0)])
+def test_dropout_of_the_perceptron_and_half_of_it_in_the_attention(
+    given: LTAEOptions, after_mlp: float, in_attention: float
+) -> None:
+    network = LTAE2d(channels=16, **given)
+    assert (network.dropout.p, network.attention_heads.dropout.p) == (after_mlp, in_attention)

@@ -68,7 +68,9 @@ class Model:
     ltae_heads: int = key(16, "L-TAE attention heads", architecture=True, minimum=1, maximum=1024)
     ltae_d_k: int = key(4, "L-TAE key size a head", architecture=True, minimum=1, maximum=1024)
     ltae_d_model: int = key(128, "L-TAE channels", architecture=True, minimum=1, maximum=16384)
-    ltae_dropout: float = key(0.2, "L-TAE dropout after its last layers", minimum=0, maximum=1)
+    ltae_dropout: float = key(
+        0.2, "L-TAE dropout after its last layers; half of it in the attention", minimum=0, maximum=1
+    )
     output_clamp: Literal["straight_through", "hard"] = key("straight_through", "RRDB heads: the clamp to [0, 1]")
     decoder: Literal["published", "smooth"] = key(
         "published",
