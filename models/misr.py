@@ -12,11 +12,14 @@ from models.series import Backbone, Prediction, Series
 Reference = Literal["median", "closest"]
 
 
-def attend(temporal_encoder: LTAE2d, views: Tensor, series: Series, *, mask_padding: bool) -> Tensor:
-    """Encoded views (B * T, C, h, w) -> one map (B, C_out, h, w); with ``mask_padding`` as if padding weren't there."""
+def attend(temporal_encoder: LTAE2d, views: Tensor, series: Series, *, mask_padding: bool) -> tuple[Tensor, Tensor]:
+    """Encoded views (B * T, C, h, w) -> one map (B, C_out, h, w), and the attention (heads, B, T, h, w).
+
+    With ``mask_padding`` as if padding weren't there.
+    """
     views = views.unflatten(0, series.lr.shape[:2])
     pad_mask = ~series.mask if mask_padding else None
-    return temporal_encoder(views, series.dates, pad_mask, norm_padding=not mask_padding)[0]
+    return temporal_encoder(views, series.dates, pad_mask, norm_padding=not mask_padding)
 
 
 class HighResLTAE(Backbone):
@@ -61,9 +64,9 @@ class HighResLTAE(Backbone):
         else:
             reference = median_view(series.lr, series.mask if self.mask_padding else None)
         views = self.encoder(with_reference(series.lr, reference))  # (B * T, width, h, w)
-        features = attend(self.temporal_encoder, views, series, mask_padding=self.mask_padding)
+        features, attention = attend(self.temporal_encoder, views, series, mask_padding=self.mask_padding)
         sr = self.decoder(features)
-        return Prediction(sr=series.base + sr if self.base_residual else sr, features=features)
+        return Prediction(sr=series.base + sr if self.base_residual else sr, features=features, attention=attention)
 
 
 class RRDBLTAE(Backbone):
@@ -99,8 +102,8 @@ class RRDBLTAE(Backbone):
 
     def forward(self, series: Series) -> Prediction:
         views = self.encoder((series.lr.flatten(0, 1) + 1) / 2)  # (B * T, width, h, w)
-        features = attend(self.temporal_encoder, views, series, mask_padding=self.mask_padding)
-        return Prediction(sr=self.decoder(features, series.base), features=features)
+        features, attention = attend(self.temporal_encoder, views, series, mask_padding=self.mask_padding)
+        return Prediction(sr=self.decoder(features, series.base), features=features, attention=attention)
 
 
 class RRDBHighResNet(Backbone):

@@ -28,6 +28,7 @@ class Prediction(NamedTuple):
 
     sr: Tensor  # (B, C, s*h, s*w), meant to lie in [-1, 1]
     features: Tensor  # (B, F, h, w): what a diffusion model is conditioned on
+    attention: Tensor | None = None  # (heads, B, T, h, w): weights of the dates, where the network has some
 
 
 class Backbone(nn.Module):

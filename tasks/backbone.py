@@ -5,6 +5,7 @@ from torch import Tensor
 from models.losses import l1, l1_shift, l2
 from models.samplers import Callback, Noise
 from models.series import Backbone, Series
+from models.uncertainty import LaplaceHead, laplace_deviation, laplace_loss
 from tasks.base import RandomKey, Result, StepDecay, Task, series_of
 from tasks.receptive_field import receptive_radius
 from utils.dataloader import Batch
@@ -15,20 +16,34 @@ LOSSES = {"l1": l1, "l2": l2, "l1_shift": l1_shift}
 class BackboneTask(Task):
     """A backbone learns the matched high-resolution image."""
 
-    def __init__(self, backbone: Backbone, *, decay: StepDecay, loss_type: str) -> None:
+    def __init__(
+        self, backbone: Backbone, *, decay: StepDecay, loss_type: str, scale_head: LaplaceHead | None = None
+    ) -> None:
         super().__init__()
+        if scale_head is not None:
+            backbone.add_module("scale_head", scale_head)  # trained, saved and moved with the backbone
+        self.scale_head = scale_head
         self.model: Backbone = backbone
         self.decay = decay
         self.loss_type = loss_type
 
     def forward(self, batch: Batch, key: RandomKey) -> dict[str, Tensor]:
         prediction = self.model(series_of(batch))
-        return {self.loss_type: LOSSES[self.loss_type](prediction.sr.to(batch.hr.dtype), batch.hr)}
+        sr = prediction.sr.to(batch.hr.dtype)
+        terms = {self.loss_type: LOSSES[self.loss_type](sr, batch.hr)}
+        if self.scale_head is not None:
+            terms["laplace"] = laplace_loss(self.scale_head(prediction, batch.base), sr - batch.hr)
+        return terms
 
     def predict(
         self, series: Series, *, noise: Noise, samples: int = 1, preview: bool = False, callback: Callback | None = None
     ) -> Result:
-        return Result(sr=self.model(series).sr.float().clamp(-1, 1))
+        prediction = self.model(series)
+        deviation = None
+        if self.scale_head is not None:
+            deviation = laplace_deviation(self.scale_head(prediction, series.base))
+        return Result(sr=prediction.sr.float().clamp(-1, 1), deviation=deviation, attention=prediction.attention)
 
     def halo(self, num_dates: int) -> int:
-        return receptive_radius(self.model, num_dates=num_dates)
+        beyond = self.scale_head.radius if self.scale_head else 0
+        return receptive_radius(self.model, num_dates=num_dates) + beyond

@@ -27,6 +27,8 @@ class Result(NamedTuple):
     sr: Tensor  # (B, C, H, W); the mean where there are several samples
     backbone: Tensor | None = None  # (B, C, H, W), a conditioner's own output
     samples: Tensor | None = None  # (B, k, C, H, W) where k > 1 were drawn
+    deviation: Tensor | None = None  # (B, C, H, W), the standard deviation of the error that the model states
+    attention: Tensor | None = None  # (heads, B, T, h, w), the weights of the dates where a backbone has some
 
 
 class StepDecay(NamedTuple):

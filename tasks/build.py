@@ -15,6 +15,7 @@ from models.misr import RRDBLTAE, HighResLTAE, RRDBHighResNet
 from models.rrdb import RRDBNet
 from models.schedule import Schedule
 from models.series import Backbone
+from models.uncertainty import LaplaceHead
 from models.unet import UNet
 from tasks.backbone import LOSSES, BackboneTask
 from tasks.base import StepDecay, Task
@@ -75,6 +76,8 @@ def check(settings: Settings) -> None:
         raise ConfigError(
             f"loss_type of {name} must be one of {', '.join(LOSSES)}, not {settings.training.loss_type!r}"
         )
+    if name == SRDIFF and settings.model.uncertainty != "none":
+        raise ConfigError("uncertainty goes with backbones: srdiff's samples differ by theirs (samples=8, say)")
     eyes = settings.backbone.trainer_cls if settings.backbone else settings.diffusion.conditioner or None
     series = BACKBONES[name].series if name in BACKBONES else BACKBONES[eyes].series if eyes in BACKBONES else None
     stated = settings.evaluation
@@ -110,7 +113,9 @@ def _build_task(settings: Settings) -> Task:
     name, training = settings.model.trainer_cls, settings.training
     if name != SRDIFF:
         backbone = build_backbone(settings.model, scale=settings.data.sr_scale)
-        task: Task = BackboneTask(backbone, decay=BACKBONES[name].decay, loss_type=training.loss_type)
+        features = backbone.feature_channels
+        head = LaplaceHead(features=features, scale=backbone.scale) if settings.model.uncertainty == "laplace" else None
+        task: Task = BackboneTask(backbone, decay=BACKBONES[name].decay, loss_type=training.loss_type, scale_head=head)
     else:
         if settings.backbone is None:
             raise ConfigError("srdiff needs its conditioner: --hparams rrdb_ckpt=FOLDER, or conditioner=none")
@@ -192,7 +197,8 @@ def resolve_conditioner(settings: Settings, *, report: Report) -> Conditioner:
             raise ConfigError(
                 f"rrdb_ckpt {saved.path} has sr_scale {described.data.sr_scale}, not {settings.data.sr_scale}"
             )
-        return Conditioner(model, saved.state, saved)
+        state = {name: value for name, value in saved.state.items() if not name.startswith("scale_head.")}
+        return Conditioner(model, state, replace(saved, state=state))
     if diffusion.conditioner == "none":
         return Conditioner(Model(trainer_cls="bicubic"), None, None)
     if diffusion.fix_rrdb or not diffusion.conditioner:

@@ -76,8 +76,8 @@ class _DoublePrecision(Backbone):
         self._double = copy.deepcopy(backbone).to(self.device, torch.float64).eval()
 
     def forward(self, series: Series) -> Prediction:
-        sr, features = self._double(series)
-        return Prediction(sr=sr.float(), features=features.float())
+        prediction = self._double(series)
+        return Prediction(sr=prediction.sr.float(), features=prediction.features.float())
 
 
 @torch.no_grad()

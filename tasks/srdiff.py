@@ -98,7 +98,11 @@ class SRDiffTask(Task):
         )
         drawn = images.float().unflatten(0, (-1, samples))  # (B, k, C, H, W)
         return Result(
-            sr=drawn.mean(dim=1), backbone=backbone.sr.float().clamp(-1, 1), samples=drawn if samples > 1 else None
+            sr=drawn.mean(dim=1),
+            backbone=backbone.sr.float().clamp(-1, 1),
+            samples=drawn if samples > 1 else None,
+            deviation=drawn.std(dim=1, correction=0) if samples > 1 else None,
+            attention=backbone.attention,
         )
 
     def halo(self, num_dates: int) -> int:

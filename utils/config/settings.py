@@ -78,6 +78,9 @@ class Model:
         architecture=True,
     )
     base_residual: bool = key(False, "the network predicts the difference to the bicubic image", architecture=True)
+    uncertainty: Literal["none", "laplace"] = key(
+        "none", "backbones: a head that states the error's scale a pixel, trained along", architecture=True
+    )
 
 
 @dataclass(frozen=True)
