@@ -4,8 +4,17 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import settings
 
+from tests.data import write_prepared
 from tests.golden import FOLDER, SHARED, Golden
+from tests.soak import SOAK
+from tests.trainings import Experiments
+from utils.metrics.lpips import LPIPS
+
+# The same examples every time; a long run draws new ones.
+settings.register_profile("tests", deadline=None, derandomize=not SOAK)
+settings.load_profile("tests")
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -35,3 +44,23 @@ def lpips_weights() -> Path:
     if not path.exists():
         pytest.skip(f"no LPIPS weights at {path}")
     return path
+
+
+@pytest.fixture(scope="session")
+def tiny_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Seven patches to train on (an epoch of batches of two ends within a batch), three to validate, three to test."""
+    root = write_prepared(tmp_path_factory.mktemp("tiny"), train=7, val=3, test=3, hr_size=64, dates=4)
+    torch.manual_seed(0)
+    torch.save(LPIPS().state_dict(), root / "lpips.pt")  # any weights
+    return root
+
+
+@pytest.fixture
+def experiments(tmp_path: Path, tiny_data: Path) -> Experiments:
+    return Experiments(tmp_path, tiny_data)
+
+
+@pytest.fixture(scope="session")
+def unstopped(tmp_path_factory: pytest.TempPathFactory, tiny_data: Path) -> Experiments:
+    """Trainings that ran in one go, each a name of `tests.trainings.CONFIGS`: what others must end like."""
+    return Experiments(tmp_path_factory.mktemp("unstopped"), tiny_data)

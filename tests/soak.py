@@ -2,6 +2,8 @@
 
 import os
 
+SOAK = bool(os.environ.get("MISR_SOAK"))
+
 
 def examples(usual: int) -> int:
-    return 10_000 if os.environ.get("MISR_SOAK") else usual
+    return 10_000 if SOAK else usual
