@@ -6,6 +6,7 @@ with the full ddpm.
 
 import argparse
 import json
+import logging
 import sys
 from pathlib import Path
 
@@ -22,6 +23,8 @@ from utils.errors import ConfigError
 from utils.files import write_text
 from utils.metrics.lpips import load_lpips
 
+logger = logging.getLogger(__name__)
+
 PLAN: dict[curve.SamplerName, tuple[int, ...]] = {
     "ddpm": (10, 12, 15, 20, 50),
     "ddim": (5, 10, 20),
@@ -35,16 +38,14 @@ def main(options: argparse.Namespace) -> None:
     if options.write:
         surroundings(options.write, "quality")  # before anything takes its time
     with world(options.device) as here:
-        report = commands.reporter(here)
         experiment = open_experiment(
             config=Path("checkpoints") / options.experiment / "config.yaml",
             name=options.experiment,
             hparams=options.hparams,
             reset=False,
-            report=report,
         )
         settings = experiment.settings
-        task, _ = commands.trained_task(experiment, None, report=report)
+        task = commands.trained_task(experiment)
         if not isinstance(task, SRDiffTask):
             raise ConfigError(f"{options.experiment} is no diffusion model: it is not sampled")
         lpips = load_lpips(settings.evaluation.lpips_weights or None)
@@ -64,7 +65,7 @@ def main(options: argparse.Namespace) -> None:
             lpips=lpips.to(here.device) if lpips else None,
         ):
             measured.append(point)
-            report(f"{point.sampler}, {point.steps} steps: {point.seconds:.2f} s an image")
+            logger.info("%s, %d steps: %.2f s an image", point.sampler, point.steps, point.seconds)
     text = f"{curve.sentence(measured)}\n\n{curve.markdown(measured)}"
     sys.stdout.write(text)
     if options.json:

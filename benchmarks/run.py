@@ -13,8 +13,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from benchmarks import data, machine, sampling, training
 from benchmarks.bench import Bench
 from benchmarks.table import Row, markdown, surroundings, write_between
-from tasks.experiment import code_version
-from utils.cli import Parser, run
+from utils.cli import Parser, code_version, run
 from utils.distributed import world
 from utils.files import write_text
 

@@ -87,7 +87,7 @@ def steps(prepared: Path, step: Step, way: Way, here: World) -> Callable[[], obj
         task = plain_layers(task)
     data = BreizhSRDataset(prepared, "train", sen2_amount=settings.data.sen2_amount)
     (raw,) = training_loader(data, batch_size=step.batch, seed=0, stop_step=1)
-    learner = TrainState(task, settings, data=data, world=here, report=lambda line: None)
+    learner = TrainState(task, settings, data=data, world=here)
     batches = itertools.repeat(raw)
     return lambda: learner.train_step(batches)
 

@@ -6,7 +6,7 @@ from models.losses import l1, l1_shift, l2
 from models.samplers import Callback, Noise
 from models.series import Backbone, Series
 from models.uncertainty import LaplaceHead, laplace_deviation, laplace_loss
-from tasks.base import RandomKey, Result, StepDecay, Task, series_of
+from tasks.base import RandomKey, Result, Task, series_of
 from tasks.receptive_field import receptive_radius
 from utils.dataloader import Batch
 
@@ -16,15 +16,12 @@ LOSSES = {"l1": l1, "l2": l2, "l1_shift": l1_shift}
 class BackboneTask(Task):
     """A backbone learns the matched high-resolution image."""
 
-    def __init__(
-        self, backbone: Backbone, *, decay: StepDecay, loss_type: str, scale_head: LaplaceHead | None = None
-    ) -> None:
+    def __init__(self, backbone: Backbone, *, loss_type: str, scale_head: LaplaceHead | None = None) -> None:
         super().__init__()
         if scale_head is not None:
             backbone.add_module("scale_head", scale_head)  # trained, saved and moved with the backbone
         self.scale_head = scale_head
         self.model: Backbone = backbone
-        self.decay = decay
         self.loss_type = loss_type
 
     def forward(self, batch: Batch, key: RandomKey) -> dict[str, Tensor]:

@@ -1,4 +1,4 @@
-"""The one place where a name in a configuration becomes a class."""
+"""The registry: the one place where a name in a configuration becomes a class. It reads no experiment."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -19,16 +19,14 @@ from models.uncertainty import LaplaceHead
 from models.unet import UNet
 from tasks.backbone import LOSSES, BackboneTask
 from tasks.base import StepDecay, Task
-from tasks.experiment import Report, translated
 from tasks.srdiff import SRDiffTask
-from utils.checkpoint import Saved, State, open_saved, read
-from utils.config.parse import settings_from
+from utils.checkpoint import read
 from utils.config.settings import Diffusion, Model, Settings
 from utils.distributed import explain_out_of_memory
 from utils.errors import ConfigError
 
 
-class Entry(NamedTuple):
+class BackboneEntry(NamedTuple):
     """A backbone: its class, the keys that it takes, how its published learning rate falls, if it looks at a series."""
 
     network: Callable[..., Backbone]
@@ -51,40 +49,47 @@ KEYWORDS = {
 _RRDB = ("hidden_size", "num_block", "output_clamp", "base_residual")
 _HIGHRESNET = ("hidden_size", "num_layers", "decoder", "base_residual")
 _LTAE = ("ltae_heads", "ltae_d_k", "ltae_d_model", "ltae_dropout", "mask_padding")
-BACKBONES: dict[str, Entry] = {
-    "bicubic": Entry(Bicubic, (), StepDecay(1, 1.0), series=False),
-    "rrdb": Entry(RRDBNet, _RRDB, StepDecay(75_000, 0.5), series=False),
-    "highresnet": Entry(HighResNet, (*_HIGHRESNET, "alpha_residual"), StepDecay(50_000, 0.7), series=True),
-    "hr_ltae": Entry(HighResLTAE, (*_HIGHRESNET, *_LTAE, "misr_ref_image"), StepDecay(50_000, 0.7), series=True),
-    "rrdb_ltae": Entry(RRDBLTAE, (*_RRDB, *_LTAE), StepDecay(100_000, 0.5), series=True),
-    "rrdb_highresnet": Entry(RRDBHighResNet, _RRDB, StepDecay(100_000, 0.5), series=True),
+BACKBONES: dict[str, BackboneEntry] = {
+    "bicubic": BackboneEntry(Bicubic, (), StepDecay(1, 1.0), series=False),
+    "rrdb": BackboneEntry(RRDBNet, _RRDB, StepDecay(75_000, 0.5), series=False),
+    "highresnet": BackboneEntry(HighResNet, (*_HIGHRESNET, "alpha_residual"), StepDecay(50_000, 0.7), series=True),
+    "hr_ltae": BackboneEntry(
+        HighResLTAE, (*_HIGHRESNET, *_LTAE, "misr_ref_image"), StepDecay(50_000, 0.7), series=True
+    ),
+    "rrdb_ltae": BackboneEntry(RRDBLTAE, (*_RRDB, *_LTAE), StepDecay(100_000, 0.5), series=True),
+    "rrdb_highresnet": BackboneEntry(RRDBHighResNet, _RRDB, StepDecay(100_000, 0.5), series=True),
 }
-SRDIFF = "srdiff"
-SRDIFF_DECAY = StepDecay(100_000, 0.5)
 
 
 def check(settings: Settings) -> None:
     """What can be wrong with a configuration as a whole. Raises ConfigError."""
     name = settings.model.trainer_cls
-    if name not in BACKBONES and name != SRDIFF:
-        raise ConfigError(f"trainer_cls must be one of {', '.join([*BACKBONES, SRDIFF])}, not {name!r}")
+    if name not in TASKS:
+        raise ConfigError(f"trainer_cls must be one of {', '.join(TASKS)}, not {name!r}")
+    conditioned = TASKS[name].conditioned
     if Path(settings.evaluation.gen_dir_name).name != settings.evaluation.gen_dir_name:
         raise ConfigError(f"gen_dir_name must be the end of a folder's name, not {settings.evaluation.gen_dir_name!r}")
     if settings.data.sr_scale not in (2, 4, 8):
         raise ConfigError(f"sr_scale must be 2, 4 or 8, not {settings.data.sr_scale}")
-    if name != SRDIFF and settings.training.loss_type not in LOSSES:
+    if not conditioned and settings.training.loss_type not in LOSSES:
         raise ConfigError(
             f"loss_type of {name} must be one of {', '.join(LOSSES)}, not {settings.training.loss_type!r}"
         )
+<<<<<<< HEAD
     if name == SRDIFF and settings.model.uncertainty != "none":
         raise ConfigError("uncertainty goes with backbones: srdiff's samples differ by theirs (samples=8, say)")
     eyes = settings.backbone.trainer_cls if settings.backbone else settings.diffusion.conditioner or None
     series = BACKBONES[name].series if name in BACKBONES else BACKBONES[eyes].series if eyes in BACKBONES else None
+=======
+    backbone = settings.backbone.trainer_cls if settings.backbone else settings.diffusion.conditioner
+    entry = BACKBONES.get(backbone if conditioned else name)
+    series = entry.series if entry else None
+>>>>>>> c94b1e7 (One pass: opening an experiment reads configuration, saved configuration, weights and conditioner once; tasks stand in the registry; messages are logged)
     stated = settings.evaluation
     for key, value, implied in (
         ("misr", stated.misr, series),
-        ("test_diff", stated.test_diff, name == SRDIFF),
-        ("train_diffsr", stated.train_diffsr, name == SRDIFF),
+        ("test_diff", stated.test_diff, conditioned),
+        ("train_diffsr", stated.train_diffsr, conditioned),
     ):
         if value is not None and implied is not None and value != implied:
             raise ConfigError(f"{key} is {value}, but trainer_cls {name} means {implied}: leave it out")
@@ -103,14 +108,15 @@ def build_backbone(model: Model, *, scale: int) -> Backbone:
 
 
 def build_task(settings: Settings) -> Task:
-    """The task that a configuration describes, as it starts. Raises ConfigError, or TrainingError without memory."""
-    with explain_out_of_memory("hidden_size", settings.model.hidden_size, device=torch.device("cpu")):
-        return _build_task(settings)
+    """The task that a configuration describes, as it starts.
 
-
-def _build_task(settings: Settings) -> Task:
+    Raises:
+        ConfigError: a name, or sizes that don't fit each other.
+        TrainingError: there is not enough memory.
+    """
     check(settings)
     name, training = settings.model.trainer_cls, settings.training
+<<<<<<< HEAD
     if name != SRDIFF:
         backbone = build_backbone(settings.model, scale=settings.data.sr_scale)
         features = backbone.feature_channels
@@ -129,7 +135,51 @@ def _build_task(settings: Settings) -> Task:
         )
     chosen = StepDecay(training.decay_steps or task.decay.decay_steps, training.decay_factor or task.decay.decay_factor)
     task.decay = chosen
+=======
+    with explain_out_of_memory("hidden_size", settings.model.hidden_size, device=torch.device("cpu")):
+        task = TASKS[name].build(settings)
+    published = TASKS[name].decay
+    task.decay = StepDecay(
+        training.decay_steps or published.decay_steps, training.decay_factor or published.decay_factor
+    )
+>>>>>>> c94b1e7 (One pass: opening an experiment reads configuration, saved configuration, weights and conditioner once; tasks stand in the registry; messages are logged)
     return task
+
+
+def _backbone_task(settings: Settings) -> Task:
+    backbone = build_backbone(settings.model, scale=settings.data.sr_scale)
+    return BackboneTask(backbone, loss_type=settings.training.loss_type)
+
+
+def _srdiff_task(settings: Settings) -> Task:
+    if settings.backbone is None:
+        raise ConfigError("srdiff needs its conditioner: --hparams rrdb_ckpt=FOLDER, or conditioner=none")
+    backbone = build_backbone(settings.backbone, scale=settings.data.sr_scale)
+    return SRDiffTask(
+        build_srdiff(settings, backbone),
+        diffusion=settings.diffusion,
+        loss_type=settings.training.loss_type,
+        perceptual=perceptual_loss(settings.diffusion),
+    )
+
+
+class TaskEntry(NamedTuple):
+    """A task: how it is made, how its published learning rate falls, whether a backbone conditions it."""
+
+    build: Callable[[Settings], Task]
+    decay: StepDecay
+    conditioned: bool = False
+
+
+TASKS: dict[str, TaskEntry] = {
+    **{name: TaskEntry(_backbone_task, entry.decay) for name, entry in BACKBONES.items()},
+    "srdiff": TaskEntry(_srdiff_task, StepDecay(100_000, 0.5), conditioned=True),
+}
+
+
+def is_conditioned(settings: Settings) -> bool:
+    """Whether the task needs a backbone to condition it. An unknown one doesn't; `check` refuses it."""
+    return settings.model.trainer_cls in TASKS and TASKS[settings.model.trainer_cls].conditioned
 
 
 def build_srdiff(settings: Settings, backbone: Backbone) -> SRDiff:
@@ -170,17 +220,10 @@ def build_srdiff(settings: Settings, backbone: Backbone) -> SRDiff:
     )
 
 
-class Conditioner(NamedTuple):
-    """What a new diffusion training starts from."""
-
-    model: Model
-    state: State | None  # None: nothing to load
-    saved: Saved | None
-
-
-def resolve_conditioner(settings: Settings, *, report: Report) -> Conditioner:
-    """The conditioning backbone as its own experiment describes it. Raises ConfigError or CheckpointError."""
+def conditioner_without_weights(settings: Settings) -> Model:
+    """The conditioner of a srdiff configuration that names no trained one. Raises ConfigError where it needs one."""
     diffusion = settings.diffusion
+<<<<<<< HEAD
     if diffusion.rrdb_ckpt:
         saved = open_saved(Path(diffusion.rrdb_ckpt), report=report)
         if saved.config is None:
@@ -199,8 +242,10 @@ def resolve_conditioner(settings: Settings, *, report: Report) -> Conditioner:
             )
         state = {name: value for name, value in saved.state.items() if not name.startswith("scale_head.")}
         return Conditioner(model, state, replace(saved, state=state))
+=======
+>>>>>>> c94b1e7 (One pass: opening an experiment reads configuration, saved configuration, weights and conditioner once; tasks stand in the registry; messages are logged)
     if diffusion.conditioner == "none":
-        return Conditioner(Model(trainer_cls="bicubic"), None, None)
+        return Model(trainer_cls="bicubic")
     if diffusion.fix_rrdb or not diffusion.conditioner:
         raise ConfigError(
             "srdiff needs a trained backbone: --hparams rrdb_ckpt=checkpoints/<its experiment>, or conditioner=none"
@@ -208,7 +253,7 @@ def resolve_conditioner(settings: Settings, *, report: Report) -> Conditioner:
     model = replace(settings.model, trainer_cls=diffusion.conditioner, hidden_size=64)
     if diffusion.conditioner.startswith("rrdb"):
         model = replace(model, hidden_size=diffusion.rrdb_num_feat, num_block=diffusion.rrdb_num_block)
-    return Conditioner(model, None, None)
+    return model
 
 
 def perceptual_loss(diffusion: Diffusion) -> PerceptualLoss | None:

@@ -69,11 +69,8 @@ def table(matrix: Tensor) -> str:
 def main(options: argparse.Namespace) -> None:
     folder = Path("checkpoints") / options.experiment
     with world(options.device) as here:
-        report = commands.reporter(here)
-        experiment = open_experiment(
-            config=folder / "config.yaml", name=options.experiment, hparams=options.hparams, reset=False, report=report
-        )
-        task, _ = commands.trained_task(experiment, None, report=report)
+        experiment = open_experiment(config=folder / "config.yaml", name=options.experiment, hparams=options.hparams)
+        task = commands.trained_task(experiment)
         here.place(task)
         task.eval()
         dataset = commands.dataset(experiment.settings, SPLIT)

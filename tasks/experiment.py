@@ -1,18 +1,19 @@
-"""An experiment: its folder under checkpoints/, its configuration, its lock."""
+"""An experiment: all that is on disk about it, read once into one value; its folder, its lock, its record."""
 
 import contextlib
 import fcntl
-import importlib.metadata
 import json
+import logging
 import platform
-import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from utils.checkpoint import EXPORTED, is_empty, read
+from tasks.build import conditioner_without_weights, is_conditioned
+from utils.checkpoint import EXPORTED, Saved, checkpoints, is_empty, open_saved
+from utils.cli import code_version, packages
 from utils.config.parse import (
     IGNORED,
     Flat,
@@ -25,61 +26,87 @@ from utils.config.parse import (
     settings_from,
     to_yaml,
 )
-from utils.config.reference import TASKS, is_reference, translate
-from utils.config.settings import Settings
+from utils.config.reference import translate
+from utils.config.settings import Model, Settings
 from utils.errors import CheckpointError, ConfigError
 from utils.files import write_text
 
 ROOT = Path("checkpoints")
-Report = Callable[[str], object]
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Experiment:
-    """A folder and the configuration that holds in it."""
+    """What a command works with. Nothing of it is read from disk again.
+
+    Attributes:
+        name: the folder's name below checkpoints/.
+        folder: where all that the experiment writes goes.
+        settings: the configuration that holds, of srdiff with its conditioner's description.
+        steps: the checkpoints that the folder held when it was opened.
+        saved: the trained model; None where nothing has been trained.
+        conditioner: the backbone that a new srdiff training starts from.
+        init_from: the model whose weights a new training starts from.
+    """
 
     name: str
     folder: Path
     settings: Settings
-    weights: Path  # where --infer finds the model: the folder, or an exported file
+    steps: tuple[int, ...] = ()
+    saved: Saved | None = None
+    conditioner: Saved | None = None
+    init_from: Saved | None = None
 
     @property
-    def config_file(self) -> Path:
-        return self.folder / "config.yaml"
-
-    def with_settings(self, settings: Settings) -> "Experiment":
-        return replace(self, settings=settings)
+    def is_outdated(self) -> bool:
+        """Whether another process has saved a checkpoint since it was opened."""
+        return self.steps != tuple(checkpoints(self.folder))
 
 
-def open_experiment(*, config: Path, name: str, hparams: str, reset: bool, report: Report) -> Experiment:
-    """The configuration of an experiment. Only reads.
+def open_experiment(
+    *, config: Path, name: str, hparams: str = "", reset: bool = False, ckpt: str | None = None
+) -> Experiment:
+    """Read configuration, saved configuration, weights, and what a new training starts from. Writes nothing.
 
     What the experiment saved stands for every key that ``hparams`` doesn't give, unless ``reset``. A ``config`` that
-    says otherwise is an error where it changes the architecture, else it is reported.
+    says otherwise is an error where it changes the architecture; else a message says what is kept.
+
+    Args:
+        config: a YAML file, or an exported model.
+        name: path below checkpoints/.
+        hparams: overrides, as `parse_hparams` reads them.
+        reset: what the folder holds doesn't count.
+        ckpt: the model to use: a step, ``best``, or a file. Default: the newest of the folder.
+
+    Raises:
+        ConfigError: a key, value or path is wrong.
+        CheckpointError: a model is missing or damaged.
     """
     folder = _folder(name)
     overrides = parse_hparams(hparams)
-    exported = config.suffix != ".yaml" and config.is_file()
-    given = translated(
-        _exported_config(config) if exported else _plain(_read(config)), source=str(config), report=report
-    )
+    exported = _exported(config)
+    given = translate(_plain(_read(config) if exported is None else exported.config or {}), source=str(config))
     settings_from(given, source=str(config))
     saved_file = folder / "config.yaml"
     standing = given
-    if saved_file.is_file() and not exported and not reset:
-        saved = translated(_plain(read_file(saved_file)), source=str(saved_file))
-        _compare(given, saved, overrides, config=config, folder=folder, report=report)
-        standing = saved
-    settings = settings_from(
-        merge(standing, overrides), source=f"{config} with --hparams" if overrides else str(config)
-    )
-    return Experiment(name, folder, settings, weights=config if exported else folder)
-
-
-def _read(config: Path) -> Flat:
-    """A configuration; the one that an experiment saved is resolved already, so its bases are not looked for."""
-    saved = config.name == "config.yaml" and (ROOT.resolve() in config.resolve().parents or not is_empty(config.parent))
-    return read_file(config) if saved else load_chain(config)
+    if saved_file.is_file() and exported is None and not reset and saved_file.resolve() != config.resolve():
+        saved_flat = translate(_plain(read_file(saved_file)), source=str(saved_file))
+        _compare(given, saved_flat, overrides, config=config, folder=folder)
+        standing = saved_flat
+    source = f"{config} with --hparams" if overrides else str(config)
+    settings = settings_from(merge(standing, overrides), source=source)
+    steps = tuple(checkpoints(folder))
+    saved = None if reset else _trained(folder, ckpt, exported)
+    if saved is not None:
+        return Experiment(name, folder, settings, steps, saved)
+    conditioner = None
+    if is_conditioned(settings):
+        model, conditioner = _conditioner(settings)
+        settings = replace(settings, backbone=model)
+    start = settings.training.init_from
+    init_from = open_saved(Path(start)) if start else None
+    return Experiment(name, folder, settings, steps, None, conditioner, init_from)
 
 
 def _folder(name: str) -> Path:
@@ -89,30 +116,67 @@ def _folder(name: str) -> Path:
     return ROOT / name
 
 
+def _exported(config: Path) -> Saved | None:
+    if config.suffix == ".yaml" or not config.is_file():
+        return None
+    saved = open_saved(config)
+    if saved.content.get("kind") != EXPORTED:
+        raise CheckpointError(f"--config {config} is neither a YAML file nor an exported model")
+    return saved
+
+
+def _read(config: Path) -> Flat:
+    """A configuration; the one that an experiment saved is resolved already, so its bases are not looked for."""
+    saved = config.name == "config.yaml" and (ROOT.resolve() in config.resolve().parents or not is_empty(config.parent))
+    return read_file(config) if saved else load_chain(config)
+
+
 def _plain(flat: Flat) -> Flat:
     return {key: value for key, value in flat.items() if key not in IGNORED}
 
 
-def _exported_config(path: Path) -> Flat:
-    content = read(path)
-    if content.get("kind") != EXPORTED or not isinstance(content.get("config"), dict):
-        raise CheckpointError(f"--config {path} is neither a YAML file nor an exported model")
-    return content["config"]
+def _trained(folder: Path, ckpt: str | None, exported: Saved | None) -> Saved | None:
+    """The model that is meant, where there is one."""
+    if ckpt is not None and not ckpt.isdigit() and ckpt != "best":
+        if not Path(ckpt).exists():
+            raise CheckpointError(f"--ckpt {ckpt} doesn't exist: give a step, best, or a file")
+        return open_saved(Path(ckpt))
+    if exported is not None:
+        return exported
+    if ckpt is not None:
+        return open_saved(folder, which=ckpt)
+    return None if is_empty(folder) else open_saved(folder)
 
 
-def translated(flat: Flat, *, source: str, report: Report = lambda _: None) -> Flat:
-    """A configuration in our keys, whoever wrote it. Raises ConfigError for a class that is not known."""
-    if not is_reference(flat):
-        return flat
-    if flat["trainer_cls"] not in TASKS:
-        raise ConfigError(f"{source}: trainer_cls {flat['trainer_cls']!r} is not known; known: {', '.join(TASKS)}")
-    ours, left_out = translate(flat)
-    if left_out:
-        report(f"{source}: keys of the reference implementation without effect: {', '.join(left_out)}")
-    return ours
+def _conditioner(settings: Settings) -> tuple[Model, Saved | None]:
+    """The conditioning backbone as its own experiment describes it, and its weights."""
+    diffusion = settings.diffusion
+    if not diffusion.rrdb_ckpt:
+        return conditioner_without_weights(settings), None
+    saved = open_saved(Path(diffusion.rrdb_ckpt))
+    described = saved_settings(saved)
+    model = described.model
+    if diffusion.conditioner and diffusion.conditioner != model.trainer_cls:
+        raise ConfigError(
+            f"rrdb_ckpt {saved.path} is {model.trainer_cls}, but conditioner is {diffusion.conditioner}: "
+            f"use the configuration for {model.trainer_cls}, or --hparams conditioner={model.trainer_cls}"
+        )
+    if described.data.sr_scale != settings.data.sr_scale:
+        raise ConfigError(
+            f"rrdb_ckpt {saved.path} has sr_scale {described.data.sr_scale}, not {settings.data.sr_scale}"
+        )
+    return model, saved
 
 
-def _compare(given: Flat, saved: Flat, overrides: Flat, *, config: Path, folder: Path, report: Report) -> None:
+def saved_settings(saved: Saved) -> Settings:
+    """The configuration of a saved model. Raises CheckpointError where there is none, ConfigError for a bad one."""
+    if saved.config is None:
+        raise CheckpointError(f"{saved.path}: no config.yaml beside it says what model it is")
+    source = f"configuration of {saved.path}"
+    return settings_from(translate(saved.config, source=source), source=source)
+
+
+def _compare(given: Flat, saved: Flat, overrides: Flat, *, config: Path, folder: Path) -> None:
     """Say, or refuse, what the experiment would do differently from what was asked for."""
     typed_saved = flatten(settings_from(saved, source=str(folder / "config.yaml")))
     typed_given = flatten(settings_from(given, source=str(config)))
@@ -136,10 +200,10 @@ def _compare(given: Flat, saved: Flat, overrides: Flat, *, config: Path, folder:
             )
         kept.append(f"{key}={typed_saved.get(key)} (not {typed_given.get(key)})")
     if kept:
-        report(f"{folder} keeps what it was started with: {', '.join(kept)}; --hparams changes it")
+        logger.info("%s keeps what it was started with: %s; --hparams changes it", folder, ", ".join(kept))
 
 
-def move_aside(folder: Path, *, report: Report) -> None:
+def move_aside(folder: Path) -> None:
     """Start over: what a folder holds stays beside it under another name. Refused while it is being written."""
     if not folder.exists() or not any(folder.iterdir()):
         return
@@ -148,7 +212,7 @@ def move_aside(folder: Path, *, report: Report) -> None:
         while (aside := folder.with_name(f"{folder.name}.before-{number}")).exists():
             number += 1
         folder.rename(aside)
-    report(f"--reset: what was in {folder} is now in {aside}")
+    logger.info("--reset: what was in %s is now in %s", folder, aside)
 
 
 @contextlib.contextmanager
@@ -181,7 +245,7 @@ def record(experiment: Experiment) -> None:
 
 
 def _record(experiment: Experiment) -> None:
-    write_text(experiment.config_file, to_yaml(flatten(experiment.settings)))
+    write_text(experiment.folder / "config.yaml", to_yaml(flatten(experiment.settings)))
     run = {"command": sys.argv, "python": platform.python_version(), "code": code_version(), "packages": packages()}
     runs_file = experiment.folder / "runs.json"
     runs: list[dict[str, Any]] = []
@@ -189,21 +253,3 @@ def _record(experiment: Experiment) -> None:
         runs = json.loads(runs_file.read_text())
     if not runs or runs[-1] != run:
         write_text(runs_file, json.dumps([*runs, run], indent=1))
-
-
-def code_version() -> str:
-    """The commit of the code, or "unknown" outside a git checkout."""
-    root = Path(__file__).resolve().parents[1]
-    try:
-        done = subprocess.run(
-            ["git", "-C", str(root), "describe", "--always", "--dirty"], capture_output=True, text=True, timeout=10
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return "unknown"
-    return done.stdout.strip() or "unknown"
-
-
-def packages() -> dict[str, str]:
-    """Versions of what results depend on."""
-    names = ("torch", "numpy", "rasterio", "scikit-image", "pandas")
-    return {name: importlib.metadata.version(name) for name in names}

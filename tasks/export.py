@@ -6,11 +6,11 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from tasks.experiment import code_version, packages, translated
+from tasks.experiment import saved_settings
 from utils.checkpoint import EXPORTED, FORMAT_VERSION, open_saved, write
-from utils.cli import Parser, run
-from utils.config.parse import flatten, settings_from
-from utils.errors import CheckpointError, UserError
+from utils.cli import Parser, code_version, packages, run
+from utils.config.parse import flatten
+from utils.errors import UserError
 
 # What only this machine or training needs: a model travels without.
 _LEFT_OUT = ("data_root", "rrdb_ckpt", "init_from", "lpips_weights", "vgg_weights", "aux_percep_loss")
@@ -29,10 +29,8 @@ def main(options: argparse.Namespace) -> None:
     """Averaged weights where there are any, configuration, normalisation, provenance; plain tensors."""
     if options.model.exists() and not options.overwrite:
         raise UserError(f"{options.model} exists; --overwrite replaces it")
-    saved = open_saved(options.experiment, which=options.ckpt, report=lambda line: sys.stderr.write(f"{line}\n"))
-    if saved.config is None:
-        raise CheckpointError(f"{saved.path}: no config.yaml beside it says what model it is")
-    settings = settings_from(translated(saved.config, source=str(saved.path)), source=f"configuration of {saved.path}")
+    saved = open_saved(options.experiment, which=options.ckpt)
+    settings = saved_settings(saved)
     content = {
         "kind": EXPORTED,
         "format_version": FORMAT_VERSION,

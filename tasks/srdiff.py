@@ -9,7 +9,7 @@ from models.diffusion import LossType, SRDiff
 from models.samplers import Callback, Noise, Sampler, ddim, ddpm, dpmpp_2m
 from models.schedule import Path, Spacing
 from models.series import Backbone, Series
-from tasks.base import RandomKey, Result, StepDecay, Task, series_of
+from tasks.base import RandomKey, Result, Task, series_of
 from tasks.receptive_field import sampling_radius
 from utils.config.settings import Diffusion
 from utils.dataloader import Batch
@@ -44,14 +44,12 @@ class SRDiffTask(Task):
         self,
         model: SRDiff,
         *,
-        decay: StepDecay,
         diffusion: Diffusion,
         loss_type: LossType,
         perceptual: nn.Module | None = None,
     ) -> None:
         super().__init__()
         self.model: SRDiff = model
-        self.decay = decay
         self.loss_type = loss_type
         self.perceptual = perceptual
         self.aux_l1, self.aux_ssim = diffusion.aux_l1_loss, diffusion.aux_ssim_loss

@@ -1,5 +1,6 @@
 """A trained model as a library: images of a place and their dates in, one image at a chosen date out."""
 
+import logging
 from collections.abc import Sequence
 from datetime import date
 from functools import cached_property
@@ -12,15 +13,16 @@ from models.samplers import Noise
 from models.series import Series
 from tasks.base import Task, sampling_noise
 from tasks.build import build_task
-from tasks.experiment import Report, translated
+from tasks.experiment import saved_settings
 from utils.checkpoint import load_weights, open_saved
-from utils.config.parse import settings_from
 from utils.config.settings import Settings
 from utils.dataloader import nearest_views
 from utils.distributed import World
-from utils.errors import CheckpointError, ConfigError
+from utils.errors import ConfigError
 from utils.radiometry import PUBLISHED_MAXIMA, bicubic, denormalise_lr, normalise_lr
 from utils.randomness import word
+
+logger = logging.getLogger(__name__)
 
 
 class SuperResolver:
@@ -83,13 +85,10 @@ class SuperResolver:
         return denormalise_lr(self(series, noise), self.maxima)[0]
 
 
-def load_super_resolver(source: Path | str, *, world: World, report: Report = lambda _: None) -> SuperResolver:
+def load_super_resolver(source: Path | str, *, world: World) -> SuperResolver:
     """From an experiment's folder, a checkpoint in it, or an exported model. Raises CheckpointError or ConfigError."""
-    saved = open_saved(Path(source), report=report)
-    if saved.config is None:
-        raise CheckpointError(f"{saved.path}: no config.yaml beside it says what model it is")
-    where = f"configuration of {saved.path}"
-    settings = settings_from(translated(saved.config, source=where), source=where)
+    saved = open_saved(Path(source))
+    settings = saved_settings(saved)
     task = build_task(settings)
-    report(load_weights(task.model, saved.state, source=saved.path))
+    logger.info(load_weights(task.model, saved.state, source=saved.path))
     return SuperResolver(task, settings, maxima=saved.content.get("maxima"), world=world)

@@ -7,12 +7,12 @@ Files are read with `weights_only=True`: no file can run code.
 """
 
 import contextlib
+import logging
 import math
 import pickle
 import re
 import warnings
 import zipfile
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,8 @@ _NAME = re.compile(r"model_ckpt_steps_(\d+)\.ckpt")
 _MOMENTS = ("exp_avg", "exp_avg_sq")  # of Adam
 
 State = dict[str, Tensor]
+
+logger = logging.getLogger(__name__)
 
 
 class DamagedCheckpoint(CheckpointError):
@@ -54,7 +56,7 @@ def file_name(step: int) -> str:
     return f"model_ckpt_steps_{step}.ckpt"
 
 
-def steps(folder: Path) -> dict[int, Path]:
+def checkpoints(folder: Path) -> dict[int, Path]:
     """The checkpoints of a folder by step, in rising order; the best one is apart."""
     files = [path for path in folder.glob("*.ckpt") if path.is_file()]
     found = {int(match[1]): path for path in files if (match := _NAME.fullmatch(path.name))}
@@ -63,7 +65,7 @@ def steps(folder: Path) -> dict[int, Path]:
 
 def is_empty(folder: Path) -> bool:
     """Whether a folder holds no checkpoint to go on from."""
-    return not steps(folder) and not (folder / BEST).is_file()
+    return not checkpoints(folder) and not (folder / BEST).is_file()
 
 
 def write(path: Path, content: dict[str, Any]) -> None:
@@ -173,47 +175,44 @@ def _check_maxima(content: dict[str, Any], path: Path) -> None:
         raise CheckpointError(f"{path}: its normalisation (maxima) is not three positive numbers")
 
 
-def newest(
-    folder: Path, *, report: Callable[[str], object], set_aside: bool = False
-) -> tuple[Path, dict[str, Any]] | None:
-    """The newest whole checkpoint; damaged ones are reported and passed over. None where there are none at all.
+def newest(folder: Path) -> tuple[Path, dict[str, Any]]:
+    """The newest whole checkpoint; damaged ones are passed over with a warning, the best one is the last resort.
 
-    The best one is the last resort. ``set_aside``: damaged ones get another name, so that none is taken for the newest
-    again.
+    Raises CheckpointError where none is readable.
     """
-    candidates = [*reversed(steps(folder).values()), folder / BEST]
-    damaged = []
-    for path in candidates:
-        if not path.is_file():
-            continue
+    candidates = [*reversed(checkpoints(folder).values()), folder / BEST]
+    present = [path for path in candidates if path.is_file()]
+    for path in present:
         try:
-            content = read_training(path)
+            return path, read_training(path)
         except DamagedCheckpoint as error:
-            report(f"{error}; trying the one before")
-            damaged.append(path)
-            continue
-        for broken in damaged if set_aside else ():
-            broken.rename(broken.with_name(broken.name + ".damaged"))
-        return path, content
-    if damaged:
+            logger.warning("%s; trying the one before", error)
+    if present:
         raise CheckpointError(f"no checkpoint in {folder} is readable; --reset starts over")
-    return None
+    raise CheckpointError(f"{folder} holds no checkpoint (model_ckpt_steps_<N>.ckpt)")
+
+
+def set_damaged_aside(folder: Path, *, after: int) -> None:
+    """Rename the checkpoints of steps after ``after``, which were not readable: none is taken for the newest again."""
+    for step, path in checkpoints(folder).items():
+        if step > after:
+            path.rename(path.with_name(path.name + ".damaged"))
 
 
 def prune(folder: Path, *, keep: int) -> None:
     """Remove the checkpoints of the earliest steps beyond ``keep``."""
-    for path in list(steps(folder).values())[:-keep]:
+    for path in list(checkpoints(folder).values())[:-keep]:
         path.unlink(missing_ok=True)
 
 
-def open_saved(source: Path, *, which: str = "newest", report: Callable[[str], object]) -> Saved:
+def open_saved(source: Path, *, which: str = "newest") -> Saved:
     """A model from an experiment's folder, a checkpoint file or an exported model.
 
     ``which`` chooses in a folder: "newest", "best", or a step. Averaged weights are taken where there are any.
     Raises CheckpointError where there is nothing to take.
     """
     if source.is_dir():
-        path, content = _from_folder(source, which=which, report=report)
+        path, content = _from_folder(source, which=which)
     else:
         path, content = source, read(source)
     if content.get("kind") == EXPORTED:
@@ -226,17 +225,14 @@ def open_saved(source: Path, *, which: str = "newest", report: Callable[[str], o
     return Saved(path, content["global_step"], state, averaged, config, content)
 
 
-def _from_folder(folder: Path, *, which: str, report: Callable[[str], object]) -> tuple[Path, dict[str, Any]]:
+def _from_folder(folder: Path, *, which: str) -> tuple[Path, dict[str, Any]]:
     if which == "newest":
-        found = newest(folder, report=report)
-        if found is None:
-            raise CheckpointError(f"{folder} holds no checkpoint (model_ckpt_steps_<N>.ckpt)")
-        return found
+        return newest(folder)
     if which != "best" and not (which.isascii() and which.isdigit()):
         raise CheckpointError(f"which checkpoint of {folder}? newest, best or a step, not {which!r}")
     path = folder / (BEST if which == "best" else file_name(int(which)))
     if not path.is_file():
-        known = ", ".join(str(step) for step in steps(folder)) or "none"
+        known = ", ".join(str(step) for step in checkpoints(folder)) or "none"
         raise CheckpointError(f"{folder} holds no checkpoint {which!r}; steps there: {known}")
     return path, read_training(path)
 

@@ -2,10 +2,13 @@
 
 import argparse
 import difflib
+import importlib.metadata
 import logging
 import os
+import subprocess
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import NoReturn
 
 from tqdm import tqdm
@@ -75,3 +78,21 @@ def _one_line(text: str) -> str:
     """Without what files put in to steer a terminal or to fill it."""
     line = " ".join("".join(sign if sign.isprintable() or sign.isspace() else "?" for sign in text).split())
     return line if len(line) <= _LONGEST else f"{line[:_LONGEST]} ..."
+
+
+def code_version() -> str:
+    """The commit of the code, or "unknown" outside a git checkout."""
+    root = Path(__file__).resolve().parents[1]
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(root), "describe", "--always", "--dirty"], capture_output=True, text=True, timeout=10
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return "unknown"
+    return done.stdout.strip() or "unknown"
+
+
+def packages() -> dict[str, str]:
+    """Versions of what results depend on."""
+    names = ("torch", "numpy", "rasterio", "scikit-image", "pandas")
+    return {name: importlib.metadata.version(name) for name in names}

@@ -18,7 +18,7 @@ from PIL import Image
 
 from tasks.base import Task
 from tasks.evaluation.measure import Patch, Row, Spectra, mean
-from tasks.experiment import code_version
+from utils.cli import code_version
 from utils.config.parse import flatten
 from utils.config.settings import Settings
 from utils.files import atomic_write, write_text

@@ -1,33 +1,33 @@
 """Keeps an experiment's checkpoints: the newest ones, the best one, and what a full disk does to them."""
 
+import logging
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from tasks.training.state import TrainState
 from utils import checkpoint
+from utils.checkpoint import Saved
 from utils.config.settings import Training
 from utils.distributed import World
+
+logger = logging.getLogger(__name__)
 
 
 class CheckpointManager:
     """The checkpoints of one experiment's folder. Only the main process saves."""
 
-    def __init__(self, folder: Path, training: Training, *, world: World, report: Callable[[str], object]) -> None:
-        self.folder, self.training, self.world, self.report = folder, training, world, report
+    def __init__(self, folder: Path, training: Training, *, world: World) -> None:
+        self.folder, self.training, self.world = folder, training, world
         self.failure: OSError | None = None  # of the last attempt to save, on the main process
         if world.is_main:
             checkpoint.remove_leftovers(folder)
 
-    def resume(self, state: TrainState) -> None:
-        """Go on from the newest whole checkpoint. Raises CheckpointError where there is none, or it doesn't fit."""
-        found: tuple[Path, dict[str, Any]] | None = None
+    def resume(self, state: TrainState, saved: Saved) -> None:
+        """Go on from a checkpoint; those of later steps are damaged. Raises CheckpointError where it doesn't fit."""
         if self.world.is_main:
-            found = checkpoint.newest(self.folder, report=self.report, set_aside=True)
-        path = self.world.from_main(found and found[0])
-        if path is not None:
-            state.restore(found[1] if found else checkpoint.read_training(path), source=path)
+            checkpoint.set_damaged_aside(self.folder, after=saved.global_step)
+        state.restore(saved.content, source=saved.path)
 
     def should(self, *, row_due: bool, done: bool) -> bool:
         """Whether to save out of turn: again after a failure, and at the end of a training without steps."""
@@ -42,7 +42,7 @@ class CheckpointManager:
         if self.failure is None:
             checkpoint.prune(self.folder, keep=self.training.num_ckpt_keep)
             if failed_before:
-                self.report(f"the checkpoint of step {state.step} could be saved")
+                logger.info("the checkpoint of step %d could be saved", state.step)
 
     def save_best(self, state: TrainState, figures: dict[str, float], *, earlier: Sequence[float]) -> None:
         """Save this step besides if its ``valid_monitor_key`` is better than all ``earlier`` ones."""
@@ -55,7 +55,7 @@ class CheckpointManager:
             checkpoint.write(self.folder / name, state.content())
         except OSError as error:
             if not silent:
-                self.report(f"{name} of step {state.step} could not be saved: {error}; training goes on")
+                logger.warning("%s of step %d could not be saved: %s; training goes on", name, state.step, error)
             return error
         return None
 

@@ -3,10 +3,11 @@
 import contextlib
 import csv
 import io
+import logging
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from PIL import Image
@@ -18,14 +19,16 @@ from tqdm import tqdm
 from utils.files import write_text
 from utils.images import Picture
 
+logger = logging.getLogger(__name__)
+
 _SECONDS_IN_FILES = 30  # between status lines where nobody looks at a terminal
 
 
 class TrainingLogger:
     """Opened at a step, it holds what was written up to it. A full disk doesn't stop it."""
 
-    def __init__(self, folder: Path, *, name: str, start: int, final: int, report: Callable[[str], object]) -> None:
-        self._folder, self._report = folder, report
+    def __init__(self, folder: Path, *, name: str, start: int, final: int) -> None:
+        self._folder = folder
         self._losses = StepTable(folder / "train_loss.csv", step=start)
         self.validations = StepTable(folder / "val_res.csv", step=start)
         self._board = Board(folder / "tensorboard", step=start)
@@ -92,7 +95,7 @@ class TrainingLogger:
             yield
         except OSError as error:
             if not self._is_full:
-                self._report(f"the logs in {self._folder} could not be written: {error}; training goes on")
+                logger.warning("the logs in %s could not be written: %s; training goes on", self._folder, error)
             self._is_full = True
 
 

@@ -1,6 +1,7 @@
 """The training loop of every task: status, validate, checkpoint, done?, step."""
 
 import contextlib
+import logging
 import signal
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -14,6 +15,8 @@ from utils.distributed import explain_out_of_memory
 from utils.errors import ConfigError, Stopped, TrainingError
 from utils.signals import StopSignals
 
+logger = logging.getLogger(__name__)
+
 
 def fit(
     state: TrainState,
@@ -21,14 +24,13 @@ def fit(
     *,
     name: str,
     validation: Validation | None,
-    report: Callable[[str], object],
 ) -> None:
     """Train to ``max_updates``, and save.
 
     Raises Stopped after a signal (all is saved by then), TrainingError where training can't go on.
     """
     training, world = state.settings.training, state.world
-    with StopSignals().caught() as stop, _training_logger(state, manager, name=name, report=report) as log:
+    with StopSignals().caught() as stop, _training_logger(state, manager, name=name) as log:
 
         def asked_to_stop() -> bool:
             return stop.received is not None
@@ -68,7 +70,7 @@ def fit(
                     raise TrainingError(f"the last checkpoint could not be saved: {manager.failure}")
                 if not stopping:
                     if not fresh:
-                        report(f"already at step {step}: nothing to train (max_updates={training.max_updates})")
+                        logger.info("already at step %d: nothing to train (max_updates=%d)", step, training.max_updates)
                     return
                 raise Stopped(
                     f"stopped after step {step} of {training.max_updates}; the same command without --reset goes on",
@@ -103,16 +105,14 @@ def _batches(state: TrainState) -> Iterator[dict[str, Any]]:
 
 
 @contextlib.contextmanager
-def _training_logger(
-    state: TrainState, manager: CheckpointManager, *, name: str, report: Callable[[str], object]
-) -> Iterator[TrainingLogger | None]:
+def _training_logger(state: TrainState, manager: CheckpointManager, *, name: str) -> Iterator[TrainingLogger | None]:
     """The main process's."""
     if not state.world.is_main:
         yield None
         return
     final = state.settings.training.max_updates
     try:
-        log = TrainingLogger(manager.folder, name=name, start=state.step, final=final, report=report)
+        log = TrainingLogger(manager.folder, name=name, start=state.step, final=final)
     except OSError as error:
         raise ConfigError(f"{manager.folder} can't be written: {error}") from None
     with contextlib.closing(log):

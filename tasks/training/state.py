@@ -1,7 +1,8 @@
 """What learns: a task's weights, its optimiser, their averages, and the step."""
 
 import contextlib
-from collections.abc import Callable, Iterator
+import logging
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,19 +19,19 @@ from utils.distributed import World
 from utils.errors import CheckpointError, TrainingError
 from utils.randomness import Stream, seed_of
 
+logger = logging.getLogger(__name__)
+
 _FP16_OVERFLOWS = 20  # in a row: from the scaler's first scale to one below 1
 
 
 class TrainState:
     """Everything that changes while a task trains; a checkpoint holds all of it."""
 
-    def __init__(
-        self, task: Task, settings: Settings, *, data: BreizhSRDataset, world: World, report: Callable[[str], object]
-    ) -> None:
+    def __init__(self, task: Task, settings: Settings, *, data: BreizhSRDataset, world: World) -> None:
         training = settings.training
         self.task = task.to(world.device)
-        self.settings, self.data, self.world, self.report = settings, data, world, report
-        self.module = wrap(task, settings, world=world, report=report)
+        self.settings, self.data, self.world = settings, data, world
+        self.module = wrap(task, settings, world=world)
         self.step = 0
         self.parameters = task.trainable()
         self.optimizer = adam(self.parameters, lr=training.lr)
@@ -186,25 +187,27 @@ class TrainState:
         log = content.get("log", {})
         self.term_names = list(log.get("names", []))
         self.summed = log.get("summed", self.summed).to(self.world.device)
-        self.report(f"resuming after step {self.step}: {line}")
+        logger.info("resuming after step %d: %s", self.step, line)
 
 
 _TRIAL_SIZE = 16  # low-resolution pixels; a multiple of what every network here halves
 
 
-def wrap(task: Task, settings: Settings, *, world: World, report: Callable[[str], object]) -> nn.Module:
+def wrap(task: Task, settings: Settings, *, world: World) -> nn.Module:
     """What a training step calls instead of the task. Weights keep their names, and stay the task's own."""
     task.train()
     if settings.training.channels_last:
         task.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     if settings.training.compile:
-        compile_parts(task, world=world, report=report)
+        compile_parts(task, world=world)
     if world.size == 1:
         return task
     if world.device.type == "cuda":
         nn.SyncBatchNorm.convert_sync_batchnorm(task)
     elif running_statistics(task):
-        report("BatchNorm: each process normalises by its own share of a batch (only on CUDA by the whole batch)")
+        logger.warning(
+            "BatchNorm: each process normalises by its own share of a batch (only on CUDA by the whole batch)"
+        )
     return nn.parallel.DistributedDataParallel(
         task,
         device_ids=[world.device] if world.device.type == "cuda" else None,
@@ -214,13 +217,13 @@ def wrap(task: Task, settings: Settings, *, world: World, report: Callable[[str]
     )
 
 
-def compile_parts(task: Task, *, world: World, report: Callable[[str], object]) -> None:
+def compile_parts(task: Task, *, world: World) -> None:
     """torch.compile in place, so that no name changes; where compiling doesn't work it stays off, with one line."""
     try:
         torch.compile(lambda x: (x + 1).relu() * 2)(torch.ones(64, device=world.device))
     except Exception as error:  # no compiler, no headers, no Triton: each with an error of its own
         reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
-        report(f"compile stays off: it needs a working C++ compiler ({reason})")
+        logger.warning("compile stays off: it needs a working C++ compiler (%s)", reason)
         return
     for part in task.compiled_parts():
         part.compile(dynamic=False)  # one kernel a shape: results don't depend on the shapes seen before

@@ -31,7 +31,7 @@ from data_gen.custom.build import Wanted, build
 from data_gen.pickled_table import STANDARD, read_pickled_table
 from tasks.build import build_task, check
 from tasks.evaluation.evaluate import PictureSaver
-from tasks.experiment import open_experiment, translated
+from tasks.experiment import open_experiment
 from tasks.training.state import TrainState
 from tests.data import prepare_with, write_raster, write_raw
 from tests.golden import ROOT
@@ -40,6 +40,7 @@ from tests.soak import examples
 from tests.trainings import run
 from utils.checkpoint import EXPORTED, file_name, load_weights, open_saved, read, read_training
 from utils.config.parse import parse_yaml, settings_from
+from utils.config.reference import translate
 from utils.config.settings import KEYS
 from utils.dataloader import BreizhSRDataset, training_loader
 from utils.distributed import world
@@ -134,7 +135,7 @@ def load_lpips_from(path: Path) -> object:
 
 
 def open_folder(path: Path) -> object:
-    return open_saved(path.parent, report=lambda line: None)
+    return open_saved(path.parent)
 
 
 DOORS: list[tuple[Callable[[Path], object], type[UserError]]] = [
@@ -355,7 +356,6 @@ def test_any_hparams(text: str) -> None:
         patch.chdir(ROOT)
         experiment = open_experiment(
             config=ROOT / "configs" / "rrdb" / "rrdb.yaml", name="nowhere/at_all", hparams=text, reset=False,
-            report=lambda line: None,
         )  # fmt: skip
         check(experiment.settings)
 
@@ -366,7 +366,7 @@ def test_any_configuration(flat: dict[str, Any], task: str) -> None:
     """Keys with odd values become a task that is ready to train, or one line. Large ones are not tried."""
     flat = {"trainer_cls": task, **SMALL, **flat}
     try:
-        found = settings_from(translated(flat, source="a.yaml"), source="a.yaml")
+        found = settings_from(translate(flat, source="a.yaml"), source="a.yaml")
         check(found)
         sizes = [found.model.hidden_size, found.model.num_block, found.model.num_layers, found.diffusion.timesteps,
                  found.model.ltae_heads, found.model.ltae_d_k, found.diffusion.rrdb_num_feat]  # fmt: skip
@@ -541,7 +541,7 @@ def learner(prepared: Path) -> Iterator[TrainState]:
     found = settings_from(flat, source="tiny")
     with world("cpu") as here:
         data = BreizhSRDataset(prepared, "train", sen2_amount=2)
-        made = TrainState(build_task(found), found, data=data, world=here, report=lambda line: None)
+        made = TrainState(build_task(found), found, data=data, world=here)
         made.train_step(iter(training_loader(data, batch_size=2, seed=1, stop_step=1)))
         yield made
 
@@ -561,7 +561,7 @@ def content(checkpoint: Path) -> dict[str, Any]:
 
 def test_the_checkpoint_is_whole(learner: TrainState, checkpoint: Path) -> None:
     learner.restore(read_training(checkpoint), source=checkpoint)
-    assert open_saved(checkpoint, report=lambda line: None).averaged
+    assert open_saved(checkpoint).averaged
 
 
 @FUZZ
@@ -577,7 +577,7 @@ def test_any_content_of_a_checkpoint(
     torch.save(content, path)
     with contextlib.suppress(CheckpointError):
         if seed % 2:
-            saved = open_saved(path, report=lambda line: None)
+            saved = open_saved(path)
             load_weights(learner.task.model, saved.state, source=path)
         else:
             learner.restore(read_training(path), source=path)
@@ -598,9 +598,9 @@ def test_any_content_of_an_exported_model(
     path = tmp_path / "model.pt"
     torch.save(content, path)
     with contextlib.suppress(CheckpointError, ConfigError):
-        found = open_experiment(config=path, name="nowhere", hparams="", reset=False, report=lambda line: None)
+        found = open_experiment(config=path, name="nowhere", hparams="")
         check(found.settings)
-        saved = open_saved(path, report=lambda line: None)
+        saved = open_saved(path)
         load_weights(learner.task.model, saved.state, source=path)
 
 

@@ -14,7 +14,7 @@ import torch
 
 from tests.golden import ROOT
 from tests.trainings import CONFIGS, Experiments, free_port, same
-from utils.checkpoint import steps
+from utils.checkpoint import checkpoints
 
 SHARED: dict[str, object] = {"batch_size": 4, "max_updates": 6, "tb_log_interval": 1, "val_check_interval": 3}
 
@@ -127,7 +127,7 @@ def test_all_stop_when_one_is_asked_to(experiments: Experiments) -> None:
     runs[1].send(signal.SIGTERM)
     finished = [run.wait(60) for run in runs]
     assert [done.returncode for done in finished] == [143, 143]
-    (step,) = steps(experiments.folder("asked"))
+    (step,) = checkpoints(experiments.folder("asked"))
     said = "".join(done.stderr for done in finished)
     assert said.count(f"stopped after step {step} of 100000") == 1
     assert "Traceback" not in said
@@ -193,7 +193,7 @@ def test_torchrun(experiments: Experiments, alone: Experiments) -> None:
             time.sleep(0.05)
         run.send_signal(signal.SIGTERM)
         said = run.communicate(timeout=90)[1]
-    (step,) = steps(experiments.folder("stopped"))
+    (step,) = checkpoints(experiments.folder("stopped"))
     assert said.count(f"stopped after step {step} of 100000") == 1, said
     with torchrun(experiments, "whole") as run:
         said = run.communicate(timeout=180)[1]

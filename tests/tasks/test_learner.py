@@ -32,7 +32,7 @@ def learner_of(settings: Settings, root: Path) -> TrainState:
     data = BreizhSRDataset(root, "train", sen2_amount=settings.data.sen2_amount)
     torch.manual_seed(settings.training.seed)
     world = World(torch.device("cpu"))
-    return TrainState(build_task(settings), settings, data=data, world=world, report=lambda line: None)
+    return TrainState(build_task(settings), settings, data=data, world=world)
 
 
 def trained(state: TrainState, steps: int) -> dict[str, Any]:

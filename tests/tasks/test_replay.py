@@ -39,7 +39,7 @@ def batch_of(raw: dict[str, Any], *, dtype: torch.dtype = torch.float32) -> Batc
 
 
 def task_of(folder: Path, state: dict[str, torch.Tensor]) -> tuple[Task, float]:
-    settings = settings_from(translate(read_file(folder / "config.yaml"))[0], source=folder.name)
+    settings = settings_from(translate(read_file(folder / "config.yaml"), source=folder.name), source=folder.name)
     task = build_task(settings)
     load_weights(task.model, state, source=folder)
     for module in task.modules():

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from tests.trainings import Experiments, Process, same
-from utils.checkpoint import file_name, steps
+from utils.checkpoint import checkpoints, file_name
 
 ENDLESS: dict[str, object] = {
     "max_updates": 100_000,
@@ -52,7 +52,7 @@ def test_asked_to_stop(experiments: Experiments, number: int, code: int) -> None
     run.send(number)
     done = run.wait(60)
     assert done.returncode == code
-    (step,) = steps(experiments.folder("asked"))
+    (step,) = checkpoints(experiments.folder("asked"))
     assert done.stderr.splitlines()[-1] == (
         f"trainer.py: error: stopped after step {step} of 100000; the same command without --reset goes on"
     )
@@ -68,7 +68,7 @@ def test_the_whole_group_is_asked(experiments: Experiments, number: int) -> None
     done = run.wait(60)
     assert done.returncode == 128 + number, done.stderr
     assert "stopped after step" in done.stderr
-    assert len(steps(experiments.folder("group"))) == 1
+    assert len(checkpoints(experiments.folder("group"))) == 1
     wait_until_empty(run.pid, timeout=30)
 
 
@@ -87,7 +87,7 @@ def test_asked_twice(experiments: Experiments) -> None:
     done = run.wait(30)
     assert time.monotonic() - asked < 10
     assert done.returncode == -signal.SIGTERM
-    assert list(steps(experiments.folder("twice"))) == [2]
+    assert list(checkpoints(experiments.folder("twice"))) == [2]
     assert (experiments.folder("twice") / file_name(2)).read_bytes() == before
     wait_until_empty(run.pid, timeout=30)
 
@@ -106,7 +106,7 @@ def test_stopped_while_it_validates(experiments: Experiments) -> None:
             break
     assert done.returncode == 143
     assert rows(experiments, name) == []
-    assert list(steps(experiments.folder(name))) == [6]
+    assert list(checkpoints(experiments.folder(name))) == [6]
     experiments.train(name, **options).succeeded()
     assert rows(experiments, name) == rows(experiments, "unstopped") != []
     assert same(experiments.checkpoint(name, 7), experiments.checkpoint("unstopped", 7))
@@ -152,6 +152,6 @@ def test_started_over(experiments: Experiments) -> None:
     first = (experiments.folder("again") / file_name(3)).read_bytes()
     done = experiments.train("again", max_updates=2, extra=("--reset",)).succeeded()
     assert "--reset: what was in checkpoints/again is now in checkpoints/again.before-1" in done.stderr
-    assert list(steps(experiments.folder("again"))) == [2]
+    assert list(checkpoints(experiments.folder("again"))) == [2]
     assert (experiments.folder("again.before-1") / file_name(3)).read_bytes() == first
     assert len((experiments.folder("again") / "val_res.csv").read_text().splitlines()) == 2

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from tests.trainings import Experiments, same
-from utils.checkpoint import file_name, steps
+from utils.checkpoint import checkpoints, file_name
 
 LIMIT = 200_000  # bytes: more than every log needs, less than a checkpoint
 
@@ -46,7 +46,7 @@ def test_a_full_disk_that_was_emptied(experiments: Experiments) -> None:
     done = experiments.train("emptied", val_check_interval=100).succeeded()
     assert f"{file_name(5)} of step 5 could not be saved: " in done.stderr
     assert "the checkpoint of step 8 could be saved" in done.stderr
-    assert list(steps(folder)) == [8, 10, 12]
+    assert list(checkpoints(folder)) == [8, 10, 12]
 
 
 def test_a_rate_that_is_too_high(experiments: Experiments) -> None:
@@ -57,7 +57,7 @@ def test_a_rate_that_is_too_high(experiments: Experiments) -> None:
     last = done.stderr.splitlines()[-1]
     assert "loss or gradient is not finite in step 3 (l1 " in last
     assert "no weight was changed by it" in last
-    assert list(steps(experiments.folder("diverged"))) == [1, 2], "only what was finite is saved"
+    assert list(checkpoints(experiments.folder("diverged"))) == [1, 2], "only what was finite is saved"
     assert (experiments.folder("diverged") / file_name(1)).read_bytes() == before
 
 
@@ -79,7 +79,7 @@ def test_a_sample_that_is_not_finite(experiments: Experiments, tmp_path: Path, w
     assert str(shard["key"][3]) in names
     assert len(names) == 2
     step = int(last.split("in step ")[1].split()[0])
-    found = steps(experiments.folder("sample"))
+    found = checkpoints(experiments.folder("sample"))
     assert max(found, default=0) == step - 1
     for file in found.values():
         state = torch.load(file, weights_only=True)["state_dict"]["model"]

@@ -16,7 +16,18 @@ from torch import nn
 from tests.soak import examples
 from tests.trainings import same
 from utils import checkpoint
-from utils.checkpoint import BEST, DamagedCheckpoint, file_name, newest, open_saved, read, read_training, steps, write
+from utils.checkpoint import (
+    BEST,
+    DamagedCheckpoint,
+    checkpoints,
+    file_name,
+    newest,
+    open_saved,
+    read,
+    read_training,
+    set_damaged_aside,
+    write,
+)
 from utils.errors import CheckpointError
 
 
@@ -55,11 +66,11 @@ def test_the_newest_has_the_highest_step(tmp_path: Path) -> None:
     folder_with(tmp_path, 900, 1000, 99)
     (tmp_path / "model_ckpt_steps_5000.ckpt.damaged").touch()
     (tmp_path / "model_ckpt_steps_x.ckpt").touch()
-    found = newest(tmp_path, report=lambda line: None)
-    assert found is not None
+    found = newest(tmp_path)
     assert found[0].name == file_name(1000)
-    assert list(steps(tmp_path)) == [99, 900, 1000]
-    assert newest(tmp_path / "nowhere", report=lambda line: None) is None
+    assert list(checkpoints(tmp_path)) == [99, 900, 1000]
+    with pytest.raises(CheckpointError, match="holds no checkpoint"):
+        newest(tmp_path / "nowhere")
 
 
 @settings(max_examples=examples(200), deadline=None)
@@ -90,36 +101,34 @@ def test_damage_of_any_kind_is_noticed(tmp_path_factory: pytest.TempPathFactory,
         assert same(found, expected)
 
 
-def test_damaged_ones_are_reported_and_passed_over(tmp_path: Path) -> None:
+def test_damaged_ones_are_reported_and_passed_over(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     folder_with(tmp_path, 1, 2, 3, 4)
     (tmp_path / file_name(4)).write_bytes(b"")
     (tmp_path / file_name(3)).write_bytes((tmp_path / file_name(3)).read_bytes()[:2000])
-    said: list[str] = []
-    found = newest(tmp_path, report=said.append)
-    assert found is not None
+    found = newest(tmp_path)
     assert found[1]["global_step"] == 2
+    said = caplog.messages
     assert [file_name(4) in said[0], file_name(3) in said[1], len(said)] == [True, True, 2]
-    assert list(steps(tmp_path)) == [1, 2, 3, 4], "who only reads changes nothing"
-    newest(tmp_path, report=said.append, set_aside=True)
-    assert list(steps(tmp_path)) == [1, 2]
+    assert list(checkpoints(tmp_path)) == [1, 2, 3, 4], "who only reads changes nothing"
+    set_damaged_aside(tmp_path, after=2)
+    assert list(checkpoints(tmp_path)) == [1, 2]
 
 
 def test_a_damaged_newest_one_is_not_what_is_kept(tmp_path: Path) -> None:
     """With one to keep: a damaged one of a later step must not push out all that are whole."""
     folder_with(tmp_path, 10, 20, 30)
     (tmp_path / file_name(30)).write_bytes(b"")
-    newest(tmp_path, report=lambda line: None, set_aside=True)
+    set_damaged_aside(tmp_path, after=newest(tmp_path)[1]["global_step"])
     write(tmp_path / file_name(25), content_of(25))
     checkpoint.prune(tmp_path, keep=1)
-    assert list(steps(tmp_path)) == [25]
+    assert list(checkpoints(tmp_path)) == [25]
 
 
 def test_the_best_one_is_the_last_resort(tmp_path: Path) -> None:
     folder_with(tmp_path, 3)
     write(tmp_path / BEST, content_of(2))
     (tmp_path / file_name(3)).write_bytes(b"")
-    found = newest(tmp_path, report=lambda line: None, set_aside=True)
-    assert found is not None
+    found = newest(tmp_path)
     assert found[1]["global_step"] == 2
     assert not checkpoint.is_empty(tmp_path)
 
@@ -128,7 +137,7 @@ def test_nothing_is_whole(tmp_path: Path) -> None:
     folder_with(tmp_path, 3)
     (tmp_path / file_name(3)).write_bytes(b"")
     with pytest.raises(CheckpointError, match=r"no checkpoint in (.+) is readable"):
-        newest(tmp_path, report=lambda line: None, set_aside=True)
+        newest(tmp_path)
     assert (tmp_path / file_name(3)).exists()
 
 
@@ -146,7 +155,7 @@ def test_what_is_not_damaged_but_wrong_is_not_passed_over(tmp_path: Path, conten
     folder_with(tmp_path, 2)
     write(tmp_path / file_name(3), content_of(3, **content))
     with pytest.raises(CheckpointError, match=message):
-        newest(tmp_path, report=lambda line: None)
+        newest(tmp_path)
 
 
 class Payload:
@@ -198,10 +207,10 @@ def test_the_oldest_go_first(tmp_path: Path) -> None:
     folder_with(tmp_path, 100, 9, 20)
     write(tmp_path / BEST, content_of(9))
     checkpoint.prune(tmp_path, keep=2)
-    assert list(steps(tmp_path)) == [20, 100]
+    assert list(checkpoints(tmp_path)) == [20, 100]
     assert (tmp_path / BEST).exists()
     checkpoint.prune(tmp_path, keep=5)
-    assert list(steps(tmp_path)) == [20, 100]
+    assert list(checkpoints(tmp_path)) == [20, 100]
 
 
 def test_open_saved(tmp_path: Path) -> None:
@@ -211,7 +220,7 @@ def test_open_saved(tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_text("trainer_cls: rrdb\n")
 
     def opened(source: Path, which: str = "newest") -> checkpoint.Saved:
-        return open_saved(source, which=which, report=lambda line: None)
+        return open_saved(source, which=which)
 
     assert opened(tmp_path).global_step == 2
     assert opened(tmp_path, "1").global_step == 1
@@ -283,6 +292,6 @@ def test_random_damage_then_the_one_before(tmp_path: Path) -> None:
     whole = (tmp_path / file_name(2)).read_bytes()
     for _ in range(30):
         (tmp_path / file_name(2)).write_bytes(whole[: chance.randrange(len(whole))])
-        found = newest(tmp_path, report=lambda line: None)
+        found = newest(tmp_path)
         assert found is not None
         assert found[1]["global_step"] == 1

@@ -1,6 +1,11 @@
 """Configurations of the reference implementation, translated: one table, used wherever one of its files is met."""
 
+import logging
 from typing import Any
+
+from utils.errors import ConfigError
+
+logger = logging.getLogger(__name__)
 
 TASKS = {
     "tasks.rrdb.RRDBSatTask": "rrdb",
@@ -27,18 +32,18 @@ WITHOUT_EFFECT_IN_HIGHRESNETS = frozenset({"hidden_size", "num_block"})  # their
 WIDTH_OF_HIGHRESNETS = 64
 
 
-def is_reference(flat: dict[str, Any]) -> bool:
-    """Its configurations name a class by its dotted path."""
-    name = flat.get("trainer_cls")
-    return isinstance(name, str) and "." in name
+def translate(flat: dict[str, Any], *, source: str) -> dict[str, Any]:
+    """A configuration in our keys; those of the reference implementation name a class by its dotted path.
 
-
-def translate(flat: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
-    """A configuration of the reference implementation in our keys, and the names of keys that are left out.
-
-    Raises KeyError for a ``trainer_cls`` that is not one of its tasks.
+    Raises:
+        ConfigError: ``source`` names a class that is not one of its tasks.
     """
-    task = TASKS[flat["trainer_cls"]]
+    reference_class = flat.get("trainer_cls")
+    if not isinstance(reference_class, str) or "." not in reference_class:
+        return flat
+    if reference_class not in TASKS:
+        raise ConfigError(f"{source}: trainer_cls {reference_class!r} is not known; known: {', '.join(TASKS)}")
+    task = TASKS[reference_class]
     without_effect = WITHOUT_EFFECT | (
         WITHOUT_EFFECT_IN_HIGHRESNETS if task in ("highresnet", "hr_ltae") else frozenset()
     )
@@ -52,7 +57,9 @@ def translate(flat: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
         ours["conditioner"] = set_flags[0] if set_flags else "none"
         ours.pop("misr_ref_image", None)
         ours["backbone"] = _conditioner(ours, reference_image=flat.get("misr_ref_image", "median"))
-    return ours, sorted(set(flat) & without_effect)
+    if unused := sorted(set(flat) & without_effect):
+        logger.info("%s: keys of the reference implementation without effect: %s", source, ", ".join(unused))
+    return ours
 
 
 def _conditioner(ours: dict[str, Any], *, reference_image: str) -> dict[str, Any]:
