@@ -75,16 +75,11 @@ def check(settings: Settings) -> None:
         raise ConfigError(
             f"loss_type of {name} must be one of {', '.join(LOSSES)}, not {settings.training.loss_type!r}"
         )
-<<<<<<< HEAD
-    if name == SRDIFF and settings.model.uncertainty != "none":
+    if conditioned and settings.model.uncertainty != "none":
         raise ConfigError("uncertainty goes with backbones: srdiff's samples differ by theirs (samples=8, say)")
-    eyes = settings.backbone.trainer_cls if settings.backbone else settings.diffusion.conditioner or None
-    series = BACKBONES[name].series if name in BACKBONES else BACKBONES[eyes].series if eyes in BACKBONES else None
-=======
     backbone = settings.backbone.trainer_cls if settings.backbone else settings.diffusion.conditioner
     entry = BACKBONES.get(backbone if conditioned else name)
     series = entry.series if entry else None
->>>>>>> c94b1e7 (One pass: opening an experiment reads configuration, saved configuration, weights and conditioner once; tasks stand in the registry; messages are logged)
     stated = settings.evaluation
     for key, value, implied in (
         ("misr", stated.misr, series),
@@ -116,39 +111,21 @@ def build_task(settings: Settings) -> Task:
     """
     check(settings)
     name, training = settings.model.trainer_cls, settings.training
-<<<<<<< HEAD
-    if name != SRDIFF:
-        backbone = build_backbone(settings.model, scale=settings.data.sr_scale)
-        features = backbone.feature_channels
-        head = LaplaceHead(features=features, scale=backbone.scale) if settings.model.uncertainty == "laplace" else None
-        task: Task = BackboneTask(backbone, decay=BACKBONES[name].decay, loss_type=training.loss_type, scale_head=head)
-    else:
-        if settings.backbone is None:
-            raise ConfigError("srdiff needs its conditioner: --hparams rrdb_ckpt=FOLDER, or conditioner=none")
-        backbone = build_backbone(settings.backbone, scale=settings.data.sr_scale)
-        task = SRDiffTask(
-            build_srdiff(settings, backbone),
-            decay=SRDIFF_DECAY,
-            diffusion=settings.diffusion,
-            loss_type=training.loss_type,
-            perceptual=perceptual_loss(settings.diffusion),
-        )
-    chosen = StepDecay(training.decay_steps or task.decay.decay_steps, training.decay_factor or task.decay.decay_factor)
-    task.decay = chosen
-=======
     with explain_out_of_memory("hidden_size", settings.model.hidden_size, device=torch.device("cpu")):
         task = TASKS[name].build(settings)
     published = TASKS[name].decay
     task.decay = StepDecay(
         training.decay_steps or published.decay_steps, training.decay_factor or published.decay_factor
     )
->>>>>>> c94b1e7 (One pass: opening an experiment reads configuration, saved configuration, weights and conditioner once; tasks stand in the registry; messages are logged)
     return task
 
 
 def _backbone_task(settings: Settings) -> Task:
     backbone = build_backbone(settings.model, scale=settings.data.sr_scale)
-    return BackboneTask(backbone, loss_type=settings.training.loss_type)
+    head = None
+    if settings.model.uncertainty == "laplace":
+        head = LaplaceHead(features=backbone.feature_channels, scale=backbone.scale)
+    return BackboneTask(backbone, loss_type=settings.training.loss_type, scale_head=head)
 
 
 def _srdiff_task(settings: Settings) -> Task:
@@ -223,27 +200,6 @@ def build_srdiff(settings: Settings, backbone: Backbone) -> SRDiff:
 def conditioner_without_weights(settings: Settings) -> Model:
     """The conditioner of a srdiff configuration that names no trained one. Raises ConfigError where it needs one."""
     diffusion = settings.diffusion
-<<<<<<< HEAD
-    if diffusion.rrdb_ckpt:
-        saved = open_saved(Path(diffusion.rrdb_ckpt), report=report)
-        if saved.config is None:
-            raise ConfigError(f"rrdb_ckpt {saved.path}: no config.yaml beside it says what backbone it is")
-        source = f"configuration of {saved.path}"
-        described = settings_from(translated(saved.config, source=source), source=source)
-        model = described.model
-        if diffusion.conditioner and diffusion.conditioner != model.trainer_cls:
-            raise ConfigError(
-                f"rrdb_ckpt {saved.path} is {model.trainer_cls}, but conditioner is {diffusion.conditioner}: "
-                f"use the configuration for {model.trainer_cls}, or --hparams conditioner={model.trainer_cls}"
-            )
-        if described.data.sr_scale != settings.data.sr_scale:
-            raise ConfigError(
-                f"rrdb_ckpt {saved.path} has sr_scale {described.data.sr_scale}, not {settings.data.sr_scale}"
-            )
-        state = {name: value for name, value in saved.state.items() if not name.startswith("scale_head.")}
-        return Conditioner(model, state, replace(saved, state=state))
-=======
->>>>>>> c94b1e7 (One pass: opening an experiment reads configuration, saved configuration, weights and conditioner once; tasks stand in the registry; messages are logged)
     if diffusion.conditioner == "none":
         return Model(trainer_cls="bicubic")
     if diffusion.fix_rrdb or not diffusion.conditioner:

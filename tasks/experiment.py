@@ -165,7 +165,8 @@ def _conditioner(settings: Settings) -> tuple[Model, Saved | None]:
         raise ConfigError(
             f"rrdb_ckpt {saved.path} has sr_scale {described.data.sr_scale}, not {settings.data.sr_scale}"
         )
-    return model, saved
+    own = {name: value for name, value in saved.state.items() if not name.startswith("scale_head.")}
+    return model, replace(saved, state=own)
 
 
 def saved_settings(saved: Saved) -> Settings:
