@@ -10,10 +10,9 @@ import argparse
 import glob
 import math
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from datetime import date
 from pathlib import Path
-from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -22,7 +21,7 @@ from rasterio.crs import CRS
 from rasterio.errors import CRSError
 from tqdm import tqdm
 
-from data_gen.custom.build import Wanted, build
+from data_gen.custom.build import BuildOptions, build
 from data_gen.custom.splits import SPLITS
 from data_gen.workers import quiet
 from utils.cli import Parser, run
@@ -75,12 +74,14 @@ def _main(options: argparse.Namespace) -> None:
     views = _dated(find_acquisitions(_paths(options.lr, "--lr"), days=options.lr_dates, bands=options.lr_bands,
                                      scale=options.lr_unit, masks=masks), "--lr_dates")  # fmt: skip
     try:
-        build(truths, views, options.output, wanted, say=_say, progress=_progress)
+        counts = build(truths, views, options.output, wanted)
     except OSError as error:
         raise ConfigError(f"{options.output}: can't be written: {error.strerror or error}") from None
+    words = ", ".join(f"{split} {count}" for split, count in counts.items())
+    sys.stdout.write(f"{options.output}: {words} patches\n")
 
 
-def _wanted(options: argparse.Namespace) -> Wanted:
+def _wanted(options: argparse.Namespace) -> BuildOptions:
     """What is asked for, checked. Raises ConfigError."""
     shares = {split: getattr(options, split) for split in SPLITS}
 
@@ -102,7 +103,7 @@ def _wanted(options: argparse.Namespace) -> Wanted:
     if options.stretch:
         low, high = options.stretch
         check(0 <= low < high <= 100, f"--stretch {low:g} {high:g}: two percentiles, the lower one first")
-    return Wanted(
+    return BuildOptions(
         patch=options.patch, resolution=options.hr_resolution, scale=options.scale, crs=_crs(options.crs),
         shares=shares, block=options.block, gap=options.gap,
         stretch=tuple(options.stretch) if options.stretch else None, min_valid=options.min_valid,
@@ -156,10 +157,6 @@ def _bands(text: str) -> list[int]:
 
 def _say(line: str) -> None:
     tqdm.write(line, file=sys.stdout)
-
-
-def _progress(items: Sequence[Any], what: str) -> Iterable[Any]:
-    return tqdm(items, desc=what, leave=False)
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ _HELP = {
 }
 
 
-def main(options: argparse.Namespace) -> None:
+def _main(options: argparse.Namespace) -> None:
     wanted = SampleSet(**{field.name: getattr(options, field.name) for field in fields(SampleSet)})
     written = write_sample_set(options.out, wanted)
     sys.stdout.write(f"{options.out}: {'written' if written else 'already there, left as it is'}\n")
@@ -32,4 +32,4 @@ if __name__ == "__main__":
     for field in fields(SampleSet):
         text = f"{_HELP[field.name]} (default {field.default})"
         parser.add_argument(f"--{field.name}", type=int, default=field.default, metavar="N", help=text)
-    run(main, parser)
+    run(_main, parser)

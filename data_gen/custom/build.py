@@ -6,8 +6,9 @@ and places are given to splits. Everything is written aside and takes its name a
 
 import contextlib
 import json
+import logging
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date
 from pathlib import Path
@@ -18,6 +19,7 @@ import pandas as pd
 import rasterio
 from numpy.typing import NDArray
 from rasterio.crs import CRS
+from tqdm import tqdm
 
 from data_gen.custom.grid import Bounds, PatchGrid, bounds_in, choose_grid, overlap
 from data_gen.custom.splits import SPLITS, Cell, assign
@@ -34,13 +36,12 @@ _EVERY = 3  # pixel of them
 _REFLECTANCE = 10000  # what stands for reflectance 1
 _MOST = 65534  # of it: 65535 is saturation
 
+logger = logging.getLogger(__name__)
 Levels = NDArray[np.uint8]
-Say = Callable[[str], object]
-Progress = Callable[[Sequence[Any], str], Iterable[Any]]
 
 
 @dataclass(frozen=True)
-class Wanted:
+class BuildOptions:
     """What is asked for."""
 
     patch: int = 300  # high-resolution pixels
@@ -57,7 +58,7 @@ class Wanted:
     seed: int = 0
 
 
-class Image(NamedTuple):
+class TruthImage(NamedTuple):
     """A high-resolution image and the patches it has."""
 
     acquisition: Acquisition
@@ -65,7 +66,7 @@ class Image(NamedTuple):
 
 
 @dataclass
-class Row:
+class PatchRow:
     """A patch while the data set is built."""
 
     label: str
@@ -78,10 +79,7 @@ def build(
     truths: Sequence[Acquisition],
     views: Sequence[Acquisition],
     output: Path,
-    wanted: Wanted,
-    *,
-    say: Say,
-    progress: Progress,
+    options: BuildOptions,
 ) -> dict[str, int]:
     """Write the data set and give back how many patches each split has.
 
@@ -89,8 +87,6 @@ def build(
         truths: the high-resolution images: numbers as they are (gains 1), with dates.
         views: the Sentinel-2 images, with dates. Several of one day are taken together.
         output: the raw root to make; it must not hold anything.
-        say: hears what was found, a line at a time.
-        progress: (items, what they are) -> the items, as they are asked for.
 
     Raises:
         DataError: there is no patch, or something is there already.
@@ -100,38 +96,39 @@ def build(
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise DataError(f"{output} holds something already: remove it, or choose another --output")
     grid = choose_grid(
-        truths, views, crs=wanted.crs, patch=wanted.patch, resolution=wanted.resolution, scale=wanted.scale
+        truths, views, crs=options.crs, patch=options.patch, resolution=options.resolution, scale=options.scale
     )
     extents = {view: bounds_in(view, grid.crs) for view in views}
-    images = [Image(truth, _shared_cells(truth, grid, list(extents.values()))) for truth in truths]
+    images = [TruthImage(truth, _shared_cells(truth, grid, list(extents.values()))) for truth in truths]
     images = [image for image in images if image.cells]
-    say(f"{sum(len(image.cells) for image in images)} places in {len(images)} of {len(truths)} images, {_words(grid)}")
+    logger.info(
+        f"{sum(len(image.cells) for image in images)} places in {len(images)} of {len(truths)} images, {_words(grid)}"
+    )
     if not images:
         raise DataError(f"no patch of {grid.side:g} m fits into what the images share; choose a smaller --patch")
     with gdal_memory([*truths, *views]), atomic_folder(output) as folder:
-        black, white = _stretch(images, grid, wanted)
-        rows: list[Row] = []
+        black, white = _stretch(images, grid, options)
+        rows: list[PatchRow] = []
         for image in images:
-            rows += _write_image(image, extents, grid, wanted, (black, white), folder, say=say, progress=progress)
+            rows += _write_image(image, extents, grid, options, (black, white), folder)
         if not rows:
             raise DataError(
-                f"no patch is left: none has a whole truth and an acquisition that shows {wanted.min_valid:.0%} of it "
+                f"no patch is left: none has a whole truth and an acquisition that shows {options.min_valid:.0%} of it "
                 "(see --min_valid, --mask none)"
             )
         splits = assign(
-            Counter(row.cell for row in rows), wanted.shares, block=wanted.block, gap=wanted.gap, seed=wanted.seed
+            Counter(row.cell for row in rows), options.shares, block=options.block, gap=options.gap, seed=options.seed
         )
         _write_tables(folder, rows, splits, grid)
         found = Counter(splits[row.cell] for row in rows if row.cell in splits)
         counts = {split: found[split] for split in SPLITS if found[split]}
         lost = len(rows) - sum(counts.values())
         record = {
-            "patches": counts, "left_out_between_splits": lost, **_described(grid, wanted), "black": black,
+            "patches": counts, "left_out_between_splits": lost, **_described(grid, options), "black": black,
             "white": white, "truths": [truth.name for truth in truths], "acquisitions": [view.name for view in views],
         }  # fmt: skip
         write_text(folder / RECORD, json.dumps(record, indent=1, ensure_ascii=False) + "\n")
-    words = ", ".join(f"{split} {count}" for split, count in counts.items())
-    say(f"{output}: {words} patches; {lost} more lay between splits and were left out")
+    logger.info(f"{lost} more patches lay between splits and were left out")
     return counts
 
 
@@ -146,20 +143,15 @@ def _bounds(grid: PatchGrid, cell: Cell) -> Bounds:
     return x, y - grid.side, x + grid.side, y
 
 
-@contextlib.contextmanager
-def _laid(acquisition: Acquisition, grid: Grid) -> Iterator[AlignedReader]:
-    reader = AlignedReader(acquisition, grid)
-    try:
-        yield reader
-    finally:
-        reader.close()
+def _laid(acquisition: Acquisition, grid: Grid) -> contextlib.closing[AlignedReader]:
+    return contextlib.closing(AlignedReader(acquisition, grid))
 
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Truths
 
 
-def _stretch(images: Sequence[Image], grid: PatchGrid, wanted: Wanted) -> tuple[list[float], list[float]]:
+def _stretch(images: Sequence[TruthImage], grid: PatchGrid, options: BuildOptions) -> tuple[list[float], list[float]]:
     """The values that become black and white, a band, over a sample of all images; 0 and 255 where all are 8-bit."""
     samples = []
     eight_bit = True
@@ -172,12 +164,12 @@ def _stretch(images: Sequence[Image], grid: PatchGrid, wanted: Wanted) -> tuple[
             for cell in image.cells[::step]:
                 values, data, _ = reader.read(boxes[cell])
                 samples.append(values[:, data][:, ::_EVERY])
-    if eight_bit and wanted.stretch is None:
+    if eight_bit and options.stretch is None:
         return [0.0] * 3, [255.0] * 3
     values = np.concatenate(samples, axis=1)
     if not values.size:
         raise DataError("the high-resolution images have no data where Sentinel-2 images are")
-    black, white = np.percentile(values, wanted.stretch or (0.5, 99.5), axis=1)
+    black, white = np.percentile(values, options.stretch or (0.5, 99.5), axis=1)
     return black.tolist(), np.maximum(white, black + 1e-6).tolist()
 
 
@@ -192,30 +184,32 @@ def _levels(
 
 
 def _write_image(
-    image: Image, extents: Mapping[Acquisition, Bounds], grid: PatchGrid, wanted: Wanted,
-    stretch: tuple[list[float], list[float]], folder: Path, *, say: Say, progress: Progress,
-) -> list[Row]:  # fmt: skip
+    image: TruthImage, extents: Mapping[Acquisition, Bounds], grid: PatchGrid, options: BuildOptions,
+    stretch: tuple[list[float], list[float]], folder: Path,
+) -> list[PatchRow]:  # fmt: skip
     """The patches of one truth that have an acquisition, written."""
     day = image.acquisition.day
     assert day is not None
-    rows: dict[Cell, Row] = {}
+    rows: dict[Cell, PatchRow] = {}
     pixels, boxes = grid.over(image.cells, resolution=grid.resolution)
     with _laid(image.acquisition, pixels) as reader:
-        for cell in progress(image.cells, image.acquisition.name):
+        for cell in tqdm(image.cells, desc=image.acquisition.name, leave=False):
             label = f"{day:%Y%m%d}_r{cell[0]:04d}_c{cell[1]:04d}"
             path = folder / "spot6" / f"{label}.tif"
             values, data, _ = reader.read(boxes[cell])
             if data.mean() < COMPLETE or path.exists():
                 continue
             _write(path, _levels(values, data, *stretch), pixels.part(boxes[cell]))
-            rows[cell] = Row(label, cell, day)
+            rows[cell] = PatchRow(label, cell, day)
     if rows:
-        _write_views(rows, extents, grid, wanted, folder, progress=progress)
+        _write_views(rows, extents, grid, options, folder)
     for cell, row in list(rows.items()):
         if not row.views:
             (folder / "spot6" / f"{row.label}.tif").unlink()
             del rows[cell]
-    say(f"{image.acquisition.name}: {len(rows)} of {len(image.cells)} patches have a whole truth and an acquisition")
+    logger.info(
+        f"{image.acquisition.name}: {len(rows)} of {len(image.cells)} patches have a whole truth and an acquisition"
+    )
     return list(rows.values())
 
 
@@ -224,27 +218,27 @@ def _write_image(
 
 
 def _write_views(
-    rows: Mapping[Cell, Row], extents: Mapping[Acquisition, Bounds], grid: PatchGrid, wanted: Wanted, folder: Path,
-    *, progress: Progress,
+    rows: Mapping[Cell, PatchRow], extents: Mapping[Acquisition, Bounds], grid: PatchGrid, options: BuildOptions,
+    folder: Path,
 ) -> None:  # fmt: skip
     """Lay the Sentinel-2 images on the patches of one truth, day by day, and note in ``rows`` what was written."""
     truth_day = next(iter(rows.values())).day
     days: dict[date, list[Acquisition]] = defaultdict(list)
     for view, extent in extents.items():
         assert view.day is not None
-        near = wanted.max_days is None or abs((view.day - truth_day).days) <= wanted.max_days
+        near = options.max_days is None or abs((view.day - truth_day).days) <= options.max_days
         if near and any(overlap(_bounds(grid, cell), extent) for cell in rows):
             days[view.day].append(view)
     pixels, boxes = grid.over(list(rows), resolution=grid.resolution * grid.scale)
-    for day in progress(sorted(days), "days of Sentinel-2"):
+    for day in tqdm(sorted(days), desc="days of Sentinel-2", leave=False):
         with contextlib.ExitStack() as opened:
             readers = [(extents[view], opened.enter_context(_laid(view, pixels))) for view in days[day]]
             for cell, row in rows.items():
                 here = [reader for extent, reader in readers if overlap(_bounds(grid, cell), extent)]
                 if not here:
                     continue
-                reflectance, usable = _together(here, pixels, boxes[cell], clouds=wanted.clouds)
-                if usable.mean() >= wanted.min_valid:
+                reflectance, usable = _together(here, pixels, boxes[cell], clouds=options.clouds)
+                if usable.mean() >= options.min_valid:
                     row.views[day] = f"sen2/{row.label}/{day:%Y%m%d}.tif"
                     _write(folder / row.views[day], _numbers(reflectance), pixels.part(boxes[cell]), nodata=0)
 
@@ -281,7 +275,7 @@ def _write(path: Path, pixels: Levels | NDArray[np.uint16], grid: Grid, *, nodat
         target.write(pixels)
 
 
-def _write_tables(folder: Path, rows: Sequence[Row], splits: Mapping[Cell, str], grid: PatchGrid) -> None:
+def _write_tables(folder: Path, rows: Sequence[PatchRow], splits: Mapping[Cell, str], grid: PatchGrid) -> None:
     """The tables; what no split took goes."""
     tables: dict[str, dict[str, dict[str, Any]]] = {"train": {}, "test": {}}
     for row in rows:
@@ -314,7 +308,7 @@ def _keyed(views: Mapping[date, str], day: date) -> dict[int, str]:
     return keyed
 
 
-def _remove(folder: Path, row: Row) -> None:
+def _remove(folder: Path, row: PatchRow) -> None:
     (folder / "spot6" / f"{row.label}.tif").unlink()
     for path in row.views.values():
         (folder / path).unlink()
@@ -328,18 +322,18 @@ def _words(grid: PatchGrid) -> str:
     )
 
 
-def _described(grid: PatchGrid, wanted: Wanted) -> dict[str, Any]:
+def _described(grid: PatchGrid, options: BuildOptions) -> dict[str, Any]:
     return {
         "crs": grid.crs.to_string(),
         "corner": [grid.west, grid.north],
         "patch": grid.patch,
         "hr_resolution": grid.resolution,
         "scale": grid.scale,
-        "shares": dict(wanted.shares),
-        "block": wanted.block,
-        "gap": wanted.gap,
-        "seed": wanted.seed,
-        "min_valid": wanted.min_valid,
-        "clouds_left_out": wanted.clouds,
-        "max_days": wanted.max_days,
+        "shares": dict(options.shares),
+        "block": options.block,
+        "gap": options.gap,
+        "seed": options.seed,
+        "min_valid": options.min_valid,
+        "clouds_left_out": options.clouds,
+        "max_days": options.max_days,
     }

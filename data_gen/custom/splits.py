@@ -44,7 +44,7 @@ def assign(
     best, least = None, np.inf
     for size in BLOCKS if block is None else (block,):
         for draw in range(_DRAWS):
-            labels = _draw(counts, wanted, block=size, seed=seed, draw=draw)
+            labels = _draw_blocks(counts, wanted, block=size, seed=seed, draw=draw)
             _leave_gaps(labels, gap)
             cost = _cost(counts, labels, wanted)
             if cost < least:
@@ -58,7 +58,7 @@ def assign(
     return {cell: SPLITS[label] for cell, label in found.items() if label >= 0}
 
 
-def _draw(
+def _draw_blocks(
     counts: NDArray[np.int64], wanted: Mapping[str, float], *, block: int, seed: int, draw: int
 ) -> NDArray[np.int8]:
     """A split for each place (its position in SPLITS; −1: there is no patch), block by block in an order by chance."""
@@ -80,13 +80,13 @@ def _draw(
 
 
 def _leave_gaps(labels: NDArray[np.int8], gap: int) -> None:
-    """Leave out places near those of a dearer split: there is least to test on, and most to train on."""
+    """Leave out what lies within ``gap`` of test, then of val: train, the largest split, loses most places."""
     if not gap:
         return
     square = np.ones((2 * gap + 1, 2 * gap + 1), dtype=bool)
-    for dearer in (2, 1):
-        near = ndimage.binary_dilation(labels == dearer, structure=square)
-        labels[near & (labels >= 0) & (labels < dearer)] = -1
+    for kept in (2, 1):  # positions in SPLITS
+        near = ndimage.binary_dilation(labels == kept, structure=square)
+        labels[near & (labels >= 0) & (labels < kept)] = -1
 
 
 def _cost(counts: NDArray[np.int64], labels: NDArray[np.int8], wanted: Mapping[str, float]) -> float:

@@ -6,8 +6,8 @@ One pixel is 2.5 m. Everything is placed in pixels around the centre of the patc
 import numpy as np
 
 from data_gen.synthetic.features import build_hamlets, draw_boundaries, paint_boundaries, paint_coast, paint_fresh_water
-from data_gen.synthetic.landscape import TREE_HEIGHT, Canvas, Scene
-from data_gen.synthetic.parcels import DEPTH, Cells, Floats, Plan, locate, plan_parcels
+from data_gen.synthetic.landscape import TREE_HEIGHT, Canvas, Landscape
+from data_gen.synthetic.parcels import DEPTH, Cells, Floats, ParcelPlan, locate, plan_parcels
 
 _CROPS = {
     "wheat": 0.24,
@@ -25,8 +25,8 @@ _WOOD_LEVEL = 4  # of the cuts: woods are about as large as what lies between th
 _HEADLAND = 6  # pixels
 
 
-def landscape(generator: np.random.Generator, size: int) -> Scene:
-    """A scene of ``size`` × ``size`` pixels."""
+def draw_landscape(generator: np.random.Generator, size: int) -> Landscape:
+    """A landscape of ``size`` × ``size`` pixels."""
     canvas = Canvas(size, generator)
     x = canvas.x + 7 * canvas.noise(70) + 1.2 * canvas.noise(16)  # straight lines of the plan bend by this
     y = canvas.y + 7 * canvas.noise(70) + 1.2 * canvas.noise(16)
@@ -43,7 +43,7 @@ def landscape(generator: np.random.Generator, size: int) -> Scene:
     return canvas.finish(shade=np.exp(depth * np.float32(-1 / 120)))
 
 
-def _sow(canvas: Canvas, plan: Plan, cells: Cells, x: Floats, y: Floats) -> None:
+def _sow(canvas: Canvas, plan: ParcelPlan, cells: Cells, x: Floats, y: Floats) -> None:
     """Give each parcel a crop of its own season and colour, and rows."""
     g = canvas.generator
     chances = np.array(list(_CROPS.values())) * g.gamma(2.0, 0.5, len(_CROPS))

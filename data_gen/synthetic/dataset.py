@@ -13,13 +13,11 @@ from numpy.typing import NDArray
 from rasterio.crs import CRS
 from tqdm import tqdm
 
-from data_gen.synthetic.compose import landscape
+from data_gen.synthetic.compose import draw_landscape
 from data_gen.synthetic.dates import Days, acquisition_days, spot_day, truth_days
-from data_gen.synthetic.landscape import Scene
+from data_gen.synthetic.landscape import Landscape
 from data_gen.synthetic.sensors import MARGIN, draw_radiometry, draw_view, sentinel2, spot
 from utils.errors import ConfigError, DataError
-
-Image = NDArray[np.uint8] | NDArray[np.uint16]
 
 SPLITS = ("train", "val", "test")
 COLUMNS = ("split", "spot6_image", "sen2_acquisitions", "dates_spot6", "dates_sen2", "x", "y")
@@ -27,7 +25,7 @@ _YEAR = np.datetime64("2018-01-01T11:00")
 _LAMBERT93 = CRS.from_epsg(2154)
 
 
-class Patch(NamedTuple):
+class SyntheticPatch(NamedTuple):
     """A patch before it is rendered."""
 
     seed: int
@@ -50,7 +48,7 @@ class Patch(NamedTuple):
         return 170_000.0 + step * column, 6_850_000.0 - 40_000 * SPLITS.index(self.split) - step * row
 
 
-def _stream(patch: Patch, purpose: int, item: int = 0) -> np.random.Generator:
+def _stream(patch: SyntheticPatch, purpose: int, item: int = 0) -> np.random.Generator:
     """The generator of one purpose of a patch: nothing that is drawn elsewhere changes its numbers."""
     address = (patch.seed, SPLITS.index(patch.split), patch.number, purpose, item)
     return np.random.Generator(np.random.PCG64(np.random.SeedSequence(address)))
@@ -59,33 +57,33 @@ def _stream(patch: Patch, purpose: int, item: int = 0) -> np.random.Generator:
 _DATES, _LANDSCAPE, _SENTINEL2, _SPOT = range(4)
 
 
-def plan_patch(*, seed: int, split: str, number: int, size: int) -> Patch:
+def plan_patch(*, seed: int, split: str, number: int, size: int) -> SyntheticPatch:
     """Choose the dates of a patch."""
-    empty = Patch(seed, split, number, size, np.zeros(0, dtype=np.intp), 0)
+    empty = SyntheticPatch(seed, split, number, size, np.zeros(0, dtype=np.intp), 0)
     generator = _stream(empty, _DATES)
     days = acquisition_days(generator)
     return empty._replace(days=days, spot_day=spot_day(generator, days))
 
 
-def scene_of(patch: Patch) -> Scene:
+def landscape_of(patch: SyntheticPatch) -> Landscape:
     """The landscape, with the margin that the sensors need."""
-    return landscape(_stream(patch, _LANDSCAPE), patch.size + 2 * MARGIN)
+    return draw_landscape(_stream(patch, _LANDSCAPE), patch.size + 2 * MARGIN)
 
 
-def sentinel2_images(patch: Patch, scene: Scene) -> Iterator[NDArray[np.uint16]]:
+def sentinel2_images(patch: SyntheticPatch, ground: Landscape) -> Iterator[NDArray[np.uint16]]:
     """The acquisitions (3, size / 4, size / 4), in the order of their dates."""
     for item, day in enumerate(patch.days):
         generator = _stream(patch, _SENTINEL2, item)
-        yield sentinel2(scene.reflectance(int(day)), draw_view(generator), generator)
+        yield sentinel2(ground.reflectance(int(day)), draw_view(generator), generator)
 
 
-def spot_image(patch: Patch, scene: Scene, day: int) -> NDArray[np.uint8]:
+def spot_image(patch: SyntheticPatch, ground: Landscape, day: int) -> NDArray[np.uint8]:
     """The truth (3, size, size) on a day."""
     generator = _stream(patch, _SPOT, day)
-    return spot(scene.reflectance(day), draw_radiometry(generator), generator)
+    return spot(ground.reflectance(day), draw_radiometry(generator), generator)
 
 
-def row(patch: Patch, day: int, spot_path: str) -> dict[str, object]:
+def row(patch: SyntheticPatch, day: int, spot_path: str) -> dict[str, object]:
     """The patch's row of the tables, seen from the day of a SPOT image."""
     x, y = patch.corner
     acquisitions = {abs(int(d) - day): sentinel2_path(patch, int(d)) for d in patch.days}
@@ -97,20 +95,20 @@ def timestamp(day: int) -> pd.Timestamp:
     return pd.Timestamp(_YEAR + np.timedelta64(day, "D"))
 
 
-def sentinel2_path(patch: Patch, day: int) -> str:
+def sentinel2_path(patch: SyntheticPatch, day: int) -> str:
     return f"sen2/{patch.split}/{patch.name}/{timestamp(day):%Y%m%d}.tif"
 
 
-def spot_path(patch: Patch) -> str:
+def spot_path(patch: SyntheticPatch) -> str:
     return f"spot6/{patch.split}/{patch.name}.tif"
 
 
-def truths(patch: Patch, count: int) -> dict[str, int]:
+def truths(patch: SyntheticPatch, count: int) -> dict[str, int]:
     """Names and days of ``count`` further truths."""
     return {f"{patch.name}_{timestamp(int(d)):%Y%m%d}": int(d) for d in truth_days(patch.days, count)}
 
 
-def write_geotiff(path: Path, image: Image, *, corner: tuple[float, float], pixel: float) -> None:
+def write_geotiff(path: Path, image: NDArray[np.integer], *, corner: tuple[float, float], pixel: float) -> None:
     """A (bands, H, W) image in EPSG:2154, ``pixel`` metres, top left ``corner``."""
     bands, height, width = image.shape
     with rasterio.open(
@@ -151,7 +149,7 @@ class SampleSet:
             if getattr(self, name) < 0:
                 raise ConfigError(f"--{name} {getattr(self, name)}: must not be negative")
 
-    def plan(self, split: str) -> list[Patch]:
+    def plan(self, split: str) -> list[SyntheticPatch]:
         """The patches of a split, with their dates."""
         count = getattr(self, split)
         return [plan_patch(seed=self.seed, split=split, number=n, size=self.size) for n in range(count)]
@@ -195,22 +193,22 @@ def _recorded(path: Path) -> object:
         return None
 
 
-def _write_images(folder: Path, patch: Patch, truths: dict[str, int]) -> None:
+def _write_images(folder: Path, patch: SyntheticPatch, truths: dict[str, int]) -> None:
     """All images of a patch. The SPOT image comes last and appears whole, so it marks a finished patch."""
     last = folder / spot_path(patch)
     if last.exists():
         return
-    scene = scene_of(patch)
-    for day, image in zip(patch.days, sentinel2_images(patch, scene), strict=True):
+    ground = landscape_of(patch)
+    for day, image in zip(patch.days, sentinel2_images(patch, ground), strict=True):
         _write(folder / sentinel2_path(patch, int(day)), image, patch)
     for name, day in truths.items():
-        _write(folder / _truth_path(name), spot_image(patch, scene, day), patch)
+        _write(folder / _truth_path(name), spot_image(patch, ground, day), patch)
     unfinished = last.with_name(f"{last.name}.part")
-    _write(unfinished, spot_image(patch, scene, patch.spot_day), patch)
+    _write(unfinished, spot_image(patch, ground, patch.spot_day), patch)
     unfinished.rename(last)
 
 
-def _write(path: Path, image: Image, patch: Patch) -> None:
+def _write(path: Path, image: NDArray[np.integer], patch: SyntheticPatch) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     pixel = 2.5 * patch.size / image.shape[-1]
     write_geotiff(path, image, corner=patch.corner, pixel=pixel)
@@ -220,7 +218,7 @@ def _truth_path(name: str) -> str:
     return f"spot6/dates/{name}.tif"
 
 
-def _write_tables(folder: Path, splits: dict[str, list[Patch]], truth_dates: int) -> None:
+def _write_tables(folder: Path, splits: dict[str, list[SyntheticPatch]], truth_dates: int) -> None:
     def table(name: str, rows: dict[int, dict[str, object]] | dict[str, dict[str, object]]) -> None:
         frame = pd.DataFrame(list(rows.values()), index=list(rows), columns=list(COLUMNS))
         frame.to_pickle(folder / f"dataset_{name}.pkl")

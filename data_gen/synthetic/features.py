@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 
 from data_gen.synthetic.landscape import TREE_HEIGHT, Canvas, Indices
-from data_gen.synthetic.parcels import LINES, Cells, Floats, Plan
+from data_gen.synthetic.parcels import LINES, Cells, Floats, ParcelPlan
 
 _LANE, _ROAD = 1, 2
 _NO_HEDGE = -9.0  # a half width that no gap or bump brings above 0
@@ -25,7 +25,7 @@ class Boundaries(NamedTuple):
 
     @property
     def width(self) -> Floats:
-        """What a cut's pixels are nearer to it than they look, so that ways run on where a hedge meets them."""
+        """How much nearer (pixels) a point counts to a cut with a way than to others: a way wins where cuts meet."""
         return np.where(self.way > 0, np.float32(4), np.float32(0))
 
 
@@ -81,7 +81,7 @@ def paint_boundaries(canvas: Canvas, cells: Cells, boundaries: Boundaries, fresh
 _HAMLET_REACH = 14  # pixels: half the window in which a building and its yard are drawn
 
 
-def build_hamlets(canvas: Canvas, cells: Cells, plan: Plan, *, roads: np.ndarray, dry: np.ndarray) -> None:
+def build_hamlets(canvas: Canvas, cells: Cells, plan: ParcelPlan, *, roads: np.ndarray, dry: np.ndarray) -> None:
     """Place up to five groups of buildings beside ``roads`` (LINES,), where the ground is ``dry`` (H, W)."""
     g = canvas.generator
     beside = roads[cells.line[::4, ::4]] & (np.abs(cells.distance[::4, ::4]) < 9) & dry[::4, ::4]

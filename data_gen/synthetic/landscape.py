@@ -1,4 +1,4 @@
-"""The picture of a place while it is being painted, and the finished scene, which can be seen on any day."""
+"""The canvas on which a place is painted, and the finished landscape, which can be seen on any day."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -15,8 +15,8 @@ TREE_HEIGHT = 4.0  # pixels of 2.5 m
 _SHADOW = 0.55  # how much darker full shadow is
 
 
-class Scene(NamedTuple):
-    """A landscape: which surfaces each pixel shows, and what light and texture do to them."""
+class Landscape(NamedTuple):
+    """A finished landscape: which surfaces each pixel shows, and what light and texture do to them."""
 
     surfaces: Surfaces
     label: Indices  # (H, W) the surface that covers most of the pixel
@@ -120,8 +120,8 @@ class Canvas:
         """The labels of all surfaces of a kind."""
         return np.flatnonzero(self._known.kind == KINDS[kind])
 
-    def finish(self, *, shade: Floats) -> Scene:
-        """The scene, with its texture and shadows; ``shade`` (size, size) is a further factor."""
+    def finish(self, *, shade: Floats) -> Landscape:
+        """The landscape, with its texture and shadows; ``shade`` (size, size) is a further factor."""
         _, broad, fine = self._known.textures()
         grain = self.noise(3.2)
         lit = grain.copy()
@@ -133,7 +133,7 @@ class Canvas:
         near = np.maximum(self._cast(1, 1.2), self._cast(2, 2.4))
         far = np.maximum(self._cast(3, 2.0), np.maximum(self._cast(4, 2.6), self._cast(6, 3.6)))
         mixed = np.flatnonzero(self.share > 0.02)
-        return Scene(
+        return Landscape(
             surfaces=self._known,
             label=self.label,
             mixed=mixed,

@@ -31,7 +31,7 @@ LINES = 2**DEPTH - 1
 _NEVER = 1e6  # the offset of a cut that is not made: everything lies on its near side
 
 
-class Plan(NamedTuple):
+class ParcelPlan(NamedTuple):
     """Cuts in the order of a binary heap: cut k lies inside one side of cut (k - 1) // 2."""
 
     normal: Floats  # (2, LINES) unit normal (x, y)
@@ -47,7 +47,7 @@ class Cells(NamedTuple):
     distance: Floats  # (H, W) signed distance to it, pixels
 
 
-def plan_parcels(generator: np.random.Generator, *, radius: float, area: float) -> Plan:
+def plan_parcels(generator: np.random.Generator, *, radius: float, area: float) -> ParcelPlan:
     """Cut a disc about the origin until its parts are about ``area`` square pixels, always across their long axis.
 
     The disc has no direction of its own, so the first cut chooses the direction that the fields of the place follow.
@@ -85,10 +85,10 @@ def plan_parcels(generator: np.random.Generator, *, radius: float, area: float) 
         own = np.repeat(np.where(split, across + np.pi / 2, own), 2)
         node = 2 * node + 1 + side
     rows = own + np.pi / 2 * (generator.random(2**DEPTH) < 0.3)
-    return Plan(normal.astype(np.float32), offset.astype(np.float32), rows.astype(np.float32))
+    return ParcelPlan(normal.astype(np.float32), offset.astype(np.float32), rows.astype(np.float32))
 
 
-def locate(plan: Plan, x: Floats, y: Floats, *, width: Floats) -> Cells:
+def locate(plan: ParcelPlan, x: Floats, y: Floats, *, width: Floats) -> Cells:
     """The parcel and the nearest cut of each point (x, y); a cut of some ``width`` (pixels) wins that much earlier."""
     node = np.zeros(x.shape, dtype=np.intp)
     line = np.zeros(x.shape, dtype=np.intp)

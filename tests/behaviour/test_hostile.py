@@ -27,7 +27,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from data_gen.checks.run import check_data_set
-from data_gen.custom.build import Wanted, build
+from data_gen.custom.build import BuildOptions, build
 from data_gen.pickled_table import STANDARD, read_pickled_table
 from tasks.build import build_task, check
 from tasks.evaluation.evaluate import PictureSaver
@@ -668,12 +668,12 @@ def test_any_damage_to_a_geotiff(images: Path, seed: int) -> None:
 def test_a_data_set_from_damaged_images_is_whole_or_absent(images: Path, tmp_path: Path, seed: int) -> None:
     output = tmp_path / "own"
     shutil.rmtree(output, ignore_errors=True)
-    wanted = Wanted(patch=32, gap=0, clouds=False)
+    wanted = BuildOptions(patch=32, gap=0, clouds=False)
     with one_damaged(sorted(images.glob("*/*.tif")), seed):
         try:
             truths = find_acquisitions([images / "hr" / "20180615.tif"], scale=1)
             views = find_acquisitions([images / "s2"])
-            build(truths, views, output, wanted, say=lambda line: None, progress=lambda items, what: items)
+            build(truths, views, output, wanted)
         except (DataError, ConfigError):
             assert list(tmp_path.iterdir()) == []
             return

@@ -24,7 +24,7 @@ from rasterio.crs import CRS
 from rasterio.warp import transform
 
 from data_gen.checks.run import check_data_set
-from data_gen.custom.build import Wanted, build
+from data_gen.custom.build import BuildOptions, build
 from data_gen.custom.splits import assign
 from data_gen.pickled_table import read_pickled_table
 from tests.command import run, succeed
@@ -101,11 +101,10 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def built(images: Path, output: Path, **wanted: Any) -> dict[str, int]:
-    said: list[str] = []
     truths = find_acquisitions(sorted((images / "hr").iterdir()), scale=1)
     views = find_acquisitions(sorted((images / "s2").glob("*/*.tif")))
-    options = Wanted(**{"patch": 96, "gap": 0, **wanted})
-    return build(truths, views, output, options, say=said.append, progress=lambda items, what: items)
+    options = BuildOptions(**{"patch": 96, "gap": 0, **wanted})
+    return build(truths, views, output, options)
 
 
 def pixels(path: Path) -> tuple[NDArray[Any], Any]:
@@ -199,8 +198,8 @@ def test_the_low_resolution_made_by_averaging(images: Path, tmp_path: Path) -> N
     name = "T30UVU_20180601.tif"
     views = find_acquisitions([images / "s2" / "2018" / name])
     truths = find_acquisitions([images / "s2" / "2018" / name], scale=1)
-    wanted = Wanted(patch=64, resolution=10, gap=0, clouds=False)
-    build(truths, views, tmp_path / "own", wanted, say=lambda line: None, progress=lambda items, what: items)
+    wanted = BuildOptions(patch=64, resolution=10, gap=0, clouds=False)
+    build(truths, views, tmp_path / "own", wanted)
     whole = pixels(images / "s2" / "2018" / name)[0].astype(float)
     table = rows(tmp_path / "own")
     assert len(table) == 9

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from data_gen.pickled_table import read_pickled_table
 from data_gen.synthetic import dataset
-from data_gen.synthetic.compose import landscape
+from data_gen.synthetic.compose import draw_landscape
 from data_gen.synthetic.dataset import SampleSet, write_sample_set
 from data_gen.synthetic.dates import LEAST_GAP, NEAR, acquisition_days, spot_day, truth_days
 from data_gen.synthetic.reflectance import KINDS
@@ -299,7 +299,7 @@ def test_reflectance_fits_the_maxima_that_the_loader_clamps_to() -> None:
     seen: list[np.ndarray] = []
     for number in range(24):
         patch = dataset.plan_patch(seed=0, split="train", number=number, size=128)
-        seen.extend(image.reshape(3, -1) for image in dataset.sentinel2_images(patch, dataset.scene_of(patch)))
+        seen.extend(image.reshape(3, -1) for image in dataset.sentinel2_images(patch, dataset.landscape_of(patch)))
     top = np.percentile(np.concatenate(seen, axis=1) / 10000, 98, axis=1)
     np.testing.assert_allclose(top, MAXIMA, rtol=0.2)
 
@@ -308,13 +308,13 @@ def test_truth_uses_the_whole_range() -> None:
     images = []
     for number in range(8):
         patch = dataset.plan_patch(seed=0, split="train", number=number, size=128)
-        images.append(dataset.spot_image(patch, dataset.scene_of(patch), patch.spot_day))
+        images.append(dataset.spot_image(patch, dataset.landscape_of(patch), patch.spot_day))
     low, high = np.percentile(np.stack(images), [0.5, 99.9])
     assert low < 20 and high > 240
 
 
 def test_fields_change_over_the_year_and_roads_do_not() -> None:
-    scene = landscape(np.random.default_rng(3), 256)
+    scene = draw_landscape(np.random.default_rng(3), 256)
     kinds = scene.surfaces.kind
     april, july, september = (scene.surfaces.reflectance(day) for day in (105, 200, 265))
     for crop in ("wheat", "maize", "ley"):
@@ -328,7 +328,7 @@ def test_fields_change_over_the_year_and_roads_do_not() -> None:
 
 
 def test_the_same_crop_differs_from_field_to_field() -> None:
-    scene = landscape(np.random.default_rng(3), 256)
+    scene = draw_landscape(np.random.default_rng(3), 256)
     red = scene.surfaces.reflectance(180)[0, scene.surfaces.kind == KINDS["wheat"]]
     assert red.std() / red.mean() > 0.1
 
@@ -336,7 +336,7 @@ def test_the_same_crop_differs_from_field_to_field() -> None:
 def test_a_landscape_has_what_super_resolution_lives_from() -> None:
     seen: set[int] = set()
     for seed in range(12):
-        scene = landscape(np.random.default_rng(seed), 324)
+        scene = draw_landscape(np.random.default_rng(seed), 324)
         seen |= set(scene.surfaces.kind[np.unique(scene.label)].tolist())
         edges = (np.diff(scene.label, axis=1) != 0).mean()
         assert 0.02 < edges < 0.25  # fields and hedges, neither empty nor confetti
@@ -360,7 +360,7 @@ def test_a_landscape_has_what_super_resolution_lives_from() -> None:
 @pytest.mark.parametrize("size", [32, 100, 400])
 def test_sizes(size: int) -> None:
     patch = dataset.plan_patch(seed=1, split="val", number=0, size=size)
-    scene = dataset.scene_of(patch)
+    scene = dataset.landscape_of(patch)
     assert dataset.spot_image(patch, scene, 100).shape == (3, size, size)
     assert next(dataset.sentinel2_images(patch, scene)).shape == (3, size // 4, size // 4)
 
