@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from utils.errors import ConfigError, TrainingError, UserError
 
 _PRECISIONS = {"off": None, "bf16": torch.bfloat16, "fp16": torch.float16}
-_PATIENCE = timedelta(minutes=30)  # with a process that lives but doesn't answer; a dead one is noticed at once
+_TIMEOUT = timedelta(minutes=30)  # of a process that runs but doesn't answer; one that has ended is noticed at once
 
 
 @dataclass(frozen=True)
@@ -30,36 +30,36 @@ class World:
 
     @property
     def is_main(self) -> bool:
-        """The one process that writes."""
+        """Whether this is the process that writes files and messages."""
         return self.rank == 0
 
     @property
     def is_asynchronous(self) -> bool:
-        """The device works through a queue: asking for a result waits for all before it."""
+        """Whether the device computes in the background, so that reading a result waits for all work before it."""
         return self.device.type != "cpu"
 
     @property
     def pins_memory(self) -> bool:
-        """Pinned host memory makes copies to a CUDA device overlap with its work."""
+        """Whether pinned memory helps: copies from it to a CUDA device run while the device computes."""
         return self.device.type == "cuda"
 
     def place(self, module: nn.Module) -> None:
-        """Put a module on the device, to predict with; on a CPU with channels last: convolutions are faster so."""
+        """Move a module to the device to predict with it; on a CPU with channels last, where convolutions are faster."""
         module.to(self.device)
         if self.device.type == "cpu":
             module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def mean(self, values: Tensor) -> Tensor:
-        """The mean over all processes, in place, on the values' device: nobody waits for a CUDA device."""
+        """The mean of the values over all processes, in place and without waiting for a CUDA device."""
         if self.size > 1:
             dist.all_reduce(values)
             values /= self.size
         return values
 
-    # The rest goes from host to host: it doesn't wait for what a CUDA device still has to do.
+    # What follows is exchanged through host memory, so it doesn't wait for a CUDA device either.
 
     def any(self, flag: bool) -> bool:
-        """Whether any process raises the flag."""
+        """Whether the flag is set on any process."""
         if self.size == 1:
             return flag
         flags = torch.tensor(int(flag))
@@ -71,7 +71,7 @@ class World:
         self.any(False)
 
     def from_main(self, item: Any) -> Any:
-        """The main process's item."""
+        """The item of the main process, on every process."""
         if self.size == 1:
             return item
         items = [item]
@@ -102,19 +102,19 @@ class World:
 
 
 def choose_device(name: str) -> torch.device:
-    """``auto``: CUDA, else Apple's MPS, else the CPU. Raises ConfigError for one that isn't there."""
+    """``auto`` chooses CUDA, else Apple's MPS, else the CPU. Raises ConfigError for a device that isn't there."""
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     try:
         device = torch.device(name)
     except RuntimeError:
-        raise ConfigError(f"--device {name}: must be auto, cpu, cuda, cuda:<number> or mps") from None
+        device = None
+    if device is None or device.type not in ("cpu", "cuda", "mps"):
+        raise ConfigError(f"--device {name}: must be auto, cpu, cuda, cuda:<number> or mps")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise ConfigError(f"--device {name}: there are {torch.cuda.device_count()} CUDA devices here")
     if device.type == "mps" and not torch.backends.mps.is_available():
         raise ConfigError("--device mps: not available here")
-    if device.type not in ("cpu", "cuda", "mps"):
-        raise ConfigError(f"--device {name}: must be auto, cpu, cuda, cuda:<number> or mps")
     return device
 
 
@@ -122,7 +122,15 @@ def choose_device(name: str) -> torch.device:
 def world(device_name: str) -> Iterator[World]:
     """One process, or one of those that torchrun started (it sets RANK, LOCAL_RANK, WORLD_SIZE, MASTER_ADDR, ...).
 
-    Where several fail, the first one speaks; what ends the others is a consequence, or the same again.
+    If several processes fail, only the first one reports its error. The others fail because of it, or for the same
+    reason; they end with an exit code and no message.
+
+    Args:
+        device_name: auto, cpu, cuda, cuda:<number> or mps.
+
+    Raises:
+        ConfigError: the device isn't there, or the other processes can't be reached.
+        TrainingError: another process has ended.
     """
     device = choose_device(device_name)
     if device.type == "cuda":
@@ -135,17 +143,17 @@ def world(device_name: str) -> Iterator[World]:
         return
     if device.type == "cuda":
         device = _own_cuda_device()
-    # gloo beside nccl: flags and objects go from host to host.
+    # gloo beside nccl: flags and objects are exchanged through host memory.
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     try:
         store, rank, size = next(dist.rendezvous("env://", timeout=timedelta(minutes=5)))
         dist.init_process_group(
-            backend, store=dist.PrefixStore("work", store), rank=rank, world_size=size, timeout=_PATIENCE
+            backend, store=dist.PrefixStore("work", store), rank=rank, world_size=size, timeout=_TIMEOUT
         )
     except (ValueError, dist.DistError) as error:
-        raise ConfigError(f"the other processes can't be met (start all of them by torchrun): {error}") from None
+        raise ConfigError(f"the other processes can't be reached (start all of them by torchrun): {error}") from None
     if rank:
-        logging.disable(logging.CRITICAL)  # the main process speaks for all
+        logging.disable(logging.CRITICAL)  # only the main process writes messages
     failures = dist.PrefixStore(f"failures/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
     try:
         yield World(device, rank=rank, size=size)
@@ -156,7 +164,7 @@ def world(device_name: str) -> Iterator[World]:
     except RuntimeError as error:
         if not _is_first(failures):
             raise SystemExit(TrainingError.exit_code) from None
-        if not _is_about_another(error):
+        if not _is_of_another_process(error):
             raise
         raise TrainingError("another process has ended without a word (killed? out of memory?)") from None
     else:
@@ -173,15 +181,15 @@ def _own_cuda_device() -> torch.device:
 
 
 def _is_first(failures: dist.Store) -> bool:
-    """Whether this is the first process to fail; if nobody can be asked, it speaks."""
+    """Whether no process failed before this one; also where the store that counts failures can't be reached."""
     try:
         return failures.add("count", 1) == 1
     except RuntimeError:
         return True
 
 
-def _is_about_another(error: RuntimeError) -> bool:
-    """A collective operation that failed because a process is gone."""
+def _is_of_another_process(error: RuntimeError) -> bool:
+    """Whether this process failed because another one has ended in the middle of an exchange."""
     return isinstance(error, dist.DistError) or "gloo" in str(error) or "NCCL" in str(error)
 
 
@@ -201,13 +209,9 @@ def keep_freed_memory() -> None:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """CUDA has a class for it; the CPU and MPS only say it."""
-    said = str(error)
-    return (
-        isinstance(error, torch.OutOfMemoryError | MemoryError)
-        or "out of memory" in said
-        or "can't allocate memory" in said
-    )
+    """Whether memory ran out: CUDA has a class for it, the CPU and MPS only a message."""
+    is_known_class = isinstance(error, torch.OutOfMemoryError | MemoryError)
+    return is_known_class or any(text in str(error) for text in ("out of memory", "can't allocate memory"))
 
 
 @contextlib.contextmanager

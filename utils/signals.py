@@ -9,8 +9,8 @@ from typing import NoReturn
 
 from utils.errors import Stopped
 
-ASKS = (signal.SIGTERM, signal.SIGINT)
-_SECONDS_OF_AN_ORPHAN = 1.0
+_STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+_PARENT_CHECK = 1.0  # seconds between looks whether the parent still runs
 
 
 class StopSignals:
@@ -21,7 +21,8 @@ class StopSignals:
 
     @contextlib.contextmanager
     def caught(self) -> Iterator["StopSignals"]:
-        before = {number: signal.signal(number, self._handle) for number in ASKS}
+        """Remember signals instead of ending by them, until the block ends."""
+        before = {number: signal.signal(number, self._handle) for number in _STOP_SIGNALS}
         try:
             yield self
         finally:
@@ -36,21 +37,23 @@ class StopSignals:
 
 
 def worker_init(_worker: int = 0) -> None:
-    """For a process that works for another one: signals to the whole group are the parent's to answer.
+    """Let a worker process leave signals to its parent, which gets those to the whole process group too.
 
-    It ends when the parent sends one to it (as multiprocessing does at its end), or has ended itself.
+    The worker ends when the parent itself sends a signal (as multiprocessing does at its end), or has ended.
     """
     if hasattr(signal, "sigtimedwait"):
-        signal.pthread_sigmask(signal.SIG_BLOCK, ASKS)  # in all threads, so the one that waits for them gets them
-        threading.Thread(target=_obey_parent, daemon=True).start()
+        signal.pthread_sigmask(
+            signal.SIG_BLOCK, _STOP_SIGNALS
+        )  # in all threads, so that the thread that waits gets them
+        threading.Thread(target=_end_with_parent, daemon=True).start()
     else:  # macOS can't say who sent a signal
         signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
-def _obey_parent() -> None:
+def _end_with_parent() -> None:
     parent = os.getppid()
     while os.getppid() == parent:
-        sent = signal.sigtimedwait(ASKS, _SECONDS_OF_AN_ORPHAN)
+        sent = signal.sigtimedwait(_STOP_SIGNALS, _PARENT_CHECK)
         if sent and sent.si_pid == parent:
             break
     os._exit(0)
