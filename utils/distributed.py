@@ -44,7 +44,7 @@ class World:
         return self.device.type == "cuda"
 
     def place(self, module: nn.Module) -> None:
-        """Move a module to the device to predict with it; on a CPU with channels last, where convolutions are faster."""
+        """Move a module to the device, to predict; on a CPU with channels last, where convolutions are faster."""
         module.to(self.device)
         if self.device.type == "cpu":
             module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
