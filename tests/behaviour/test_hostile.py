@@ -54,7 +54,6 @@ from utils.store import MANIFEST, checksum, read_manifest
 FUZZ = settings(max_examples=examples(30), suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
-# ---------------------------------------------------------------------------------------------------------------------
 # Pickles that run something where they are trusted
 
 
@@ -279,7 +278,6 @@ def test_a_raster_that_is_a_description_of_others_is_not_followed(
     assert not canary.exists()
 
 
-# ---------------------------------------------------------------------------------------------------------------------
 # Configurations
 
 fragments = st.sampled_from(
@@ -288,32 +286,12 @@ fragments = st.sampled_from(
      "hr_ltae", "none", "../..", "/etc", "é", "\u0000", "\n", "---", "!!python/name:os.system", "9" * 400, "[" * 60]
 )  # fmt: skip
 odd_values = st.one_of(
-    st.none(),
-    st.booleans(),
-    st.integers(-3, 20),
-    st.integers(),
-    st.floats(),
-    st.text(max_size=8),
-    st.sampled_from(
-        [
-            "rrdb",
-            "srdiff",
-            "highresnet",
-            "hr_ltae",
-            "bicubic",
-            "none",
-            "1|2",
-            "linear",
-            "../x",
-            "/etc",
-            "tasks.srdiff_sat.SRDiffSat",
-            "tasks.hr_ltae.MISR",
-            "tasks.rrdb.RRDBSatTask",
-        ]
-    ),
+    st.none(), st.booleans(), st.integers(-3, 20), st.integers(), st.floats(), st.text(max_size=8),
+    st.sampled_from(["rrdb", "srdiff", "highresnet", "hr_ltae", "bicubic", "none", "1|2", "linear", "../x", "/etc"]),
+    st.sampled_from(["tasks.srdiff_sat.SRDiffSat", "tasks.hr_ltae.MISR", "tasks.rrdb.RRDBSatTask"]),
     st.lists(st.one_of(st.integers(), st.text(max_size=3)), max_size=3),
     st.dictionaries(st.sampled_from([*KEYS][:12]), st.integers(), max_size=2),
-)
+)  # fmt: skip
 TASKS = ["rrdb", "highresnet", "hr_ltae", "rrdb_ltae", "rrdb_highresnet", "srdiff", "bicubic"]
 
 
@@ -331,13 +309,8 @@ def mappings(draw: st.DrawFn) -> dict[str, Any]:
     """Keys with values that may do; now and then one with a value that is odd."""
     names = draw(st.lists(st.sampled_from(sorted(KEYS)), max_size=5, unique=True))
     flat = {name: draw(near(name)) for name in names if name != "trainer_cls"}
-    if draw(st.integers(0, 3)) == 0:
-        flat |= draw(
-            st.dictionaries(
-                st.one_of(st.sampled_from([*KEYS, "backbone"]), st.text(max_size=6)), odd_values, max_size=2
-            )
-        )
-    return flat
+    odd_names = st.one_of(st.sampled_from([*KEYS, "backbone"]), st.text(max_size=6))
+    return flat | (draw(st.dictionaries(odd_names, odd_values, max_size=2)) if draw(st.integers(0, 3)) == 0 else {})
 
 
 SMALL = {"hidden_size": 8, "num_block": 1, "timesteps": 4, "unet_dim_mults": "1|2", "conditioner": "none"}
@@ -376,7 +349,6 @@ def test_any_configuration(flat: dict[str, Any], task: str) -> None:
         assert str(error)
 
 
-# ---------------------------------------------------------------------------------------------------------------------
 # Tables
 
 RECORDED = """numpy.dtype numpy.ndarray numpy._core.multiarray._reconstruct numpy.core.multiarray.scalar
@@ -418,7 +390,6 @@ def test_any_program_of_allowed_names(tmp_path: Path, program: Any, protocol: in
         assert str(path) in str(error) and len(str(error)) < 2000
 
 
-# ---------------------------------------------------------------------------------------------------------------------
 # Raw roots and stores
 
 
@@ -530,7 +501,6 @@ def test_any_content_of_a_shard(prepared: Path, tmp_path: Path, seed: int, thing
             dataset[position]
 
 
-# ---------------------------------------------------------------------------------------------------------------------
 # Checkpoints
 
 
@@ -604,22 +574,6 @@ def test_any_content_of_an_exported_model(
         load_weights(learner.task.model, saved.state, source=path)
 
 
-@FUZZ
-@given(seed=st.integers(0, 2**32))
-def test_any_damage_to_a_checkpoint(checkpoint: Path, content: dict[str, Any], tmp_path: Path, seed: int) -> None:
-    """Bytes changed anywhere: the checksums tell, or nothing of the content has changed."""
-    rng = random.Random(seed)
-    path = tmp_path / file_name(1)
-    path.write_bytes(damaged(checkpoint.read_bytes(), rng))
-    try:
-        state = read_training(path)["state_dict"]["model"]
-    except CheckpointError as error:
-        assert "\n" not in str(error)
-        return
-    whole = content["state_dict"]["model"]
-    assert all(torch.equal(state[name], whole[name]) for name in whole)
-
-
 def test_labels_lead_nowhere(tmp_path: Path) -> None:
     """A row label names the files of its pictures, and no other."""
     image = torch.zeros(1, 3, 8, 8)
@@ -634,7 +588,6 @@ def test_labels_lead_nowhere(tmp_path: Path) -> None:
     assert {path.parent.name for path in written} == {"SR", "HR", "UP", "LR", "%2E."}
 
 
-# ---------------------------------------------------------------------------------------------------------------------
 # Images of one's own
 
 
@@ -681,7 +634,6 @@ def test_a_data_set_from_damaged_images_is_whole_or_absent(images: Path, tmp_pat
     assert sum(data.patches.values()) and not [fault for fault in data.faults if fault.check == "files"]
 
 
-# ---------------------------------------------------------------------------------------------------------------------
 # Whole commands: the documented exit code, one line, nothing run, nothing written
 
 
