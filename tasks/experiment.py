@@ -17,7 +17,6 @@ from utils.cli import code_version, packages
 from utils.config.parse import (
     IGNORED,
     Flat,
-    architecture_keys,
     flatten,
     load_chain,
     merge,
@@ -27,7 +26,7 @@ from utils.config.parse import (
     to_yaml,
 )
 from utils.config.reference import translate
-from utils.config.settings import Model, Settings
+from utils.config.settings import ARCHITECTURE, Model, Settings
 from utils.errors import CheckpointError, ConfigError
 from utils.files import write_text
 
@@ -181,9 +180,8 @@ def _compare(given: Flat, saved: Flat, overrides: Flat, *, config: Path, folder:
     """Say, or refuse, what the experiment would do differently from what was asked for."""
     typed_saved = flatten(settings_from(saved, source=str(folder / "config.yaml")))
     typed_given = flatten(settings_from(given, source=str(config)))
-    shaping = architecture_keys()
     trained = not is_empty(folder)
-    for key in sorted(shaping & set(overrides)):
+    for key in sorted(ARCHITECTURE & set(overrides)):
         new = flatten(settings_from({key: overrides[key]}, source="--hparams"))[key]
         if trained and new != typed_saved.get(key):
             raise ConfigError(
@@ -194,7 +192,7 @@ def _compare(given: Flat, saved: Flat, overrides: Flat, *, config: Path, folder:
     for key in given:
         if key in overrides or key == "backbone" or typed_given.get(key) == typed_saved.get(key):
             continue
-        if key in shaping:
+        if key in ARCHITECTURE:
             raise ConfigError(
                 f"{config}: {key} is {typed_given.get(key)}, but {folder} has {typed_saved.get(key)}; "
                 "choose another --exp_name, or --reset to start over"

@@ -298,10 +298,15 @@ TASKS = ["rrdb", "highresnet", "hr_ltae", "rrdb_ltae", "rrdb_highresnet", "srdif
 def near(name: str) -> st.SearchStrategy[Any]:
     """Values of a key that may do, and the ones beside them."""
     item = KEYS[name][1]
-    low, high = item.metadata["minimum"], item.metadata["maximum"]
-    values = [item.default, *get_args(item.type), *(() if low is None else (low, low + 1, 2, 8, 12, str(low), high))]
+    low = next((bound.ge for bound in item.metadata if hasattr(bound, "ge")), None)
+    high = next((bound.le for bound in item.metadata if hasattr(bound, "le")), None)
+    values = [
+        item.default,
+        *get_args(item.annotation),
+        *(() if low is None else (low, low + 1, 2, 8, 12, str(low), high)),
+    ]
     plain = [value for value in values if not isinstance(value, type) and get_args(value) == ()]
-    return st.sampled_from([*plain, True, False] if item.type is bool else plain)
+    return st.sampled_from([*plain, True, False] if item.annotation is bool else plain)
 
 
 @st.composite

@@ -12,7 +12,7 @@ from models.highresnet import HighResNet
 from models.series import Prediction
 from models.uncertainty import LaplaceHead, laplace_deviation, laplace_loss
 from tasks.backbone import BackboneTask
-from tasks.base import RandomKey, StepDecay, blank_batch
+from tasks.base import RandomKey, blank_batch
 from tests.models.nets import random_series
 
 
@@ -36,7 +36,7 @@ def test_the_image_learns_as_without_it() -> None:
         torch.manual_seed(0)
         backbone = HighResNet(width=8, layers=1)
         scale_head = LaplaceHead(features=8, scale=4) if head else None
-        task = BackboneTask(backbone, decay=StepDecay(1000, 0.5), loss_type="l1", scale_head=scale_head)
+        task = BackboneTask(backbone, loss_type="l1", scale_head=scale_head)
         optimizer = torch.optim.Adam(task.trainable(), lr=1e-3)
         for _ in range(3):
             optimizer.zero_grad()

@@ -11,7 +11,7 @@ import typing
 from pathlib import Path
 
 from tests.golden import ROOT
-from utils.config.settings import SECTIONS
+from utils.config.settings import ARCHITECTURE, KEYS, SECTIONS
 
 DOCUMENT = ROOT / "docs" / "training.md"
 BEFORE = "<!-- keys: `python -m tests.utils.test_documentation` writes this table -->\n"
@@ -20,7 +20,7 @@ AFTER = "<!-- end of keys -->\n"
 
 def values(kind: object) -> str:
     """What a key may hold."""
-    if isinstance(kind, types.UnionType):
+    if typing.get_origin(kind) in (types.UnionType, typing.Union):
         return values(next(part for part in typing.get_args(kind) if part is not type(None)))
     if typing.get_origin(kind) is tuple:
         return "list"
@@ -46,10 +46,11 @@ def table() -> str:
             "|---|---|---|---|",
         ]
         for field in dataclasses.fields(section):
-            star = "\\*" if field.metadata["architecture"] else ""
-            meaning = field.metadata["meaning"].replace("|", "\\|")
+            item = KEYS[field.name][1]
+            star = "\\*" if field.name in ARCHITECTURE else ""
+            meaning = (item.description or "").replace("|", "\\|")
             lines.append(
-                f"| `{field.name}`{star} | {default(field.default)} | {values(hints[field.name])} | {meaning} |"
+                f"| `{field.name}`{star} | {default(item.default)} | {values(hints[field.name])} | {meaning} |"
             )
     return "\n".join(lines) + "\n\n"
 
@@ -65,10 +66,9 @@ def test_every_key_is_there() -> None:
 
 
 def test_every_key_says_something() -> None:
-    for section in SECTIONS.values():
-        for field in dataclasses.fields(section):
-            assert 8 < len(field.metadata["meaning"]) < 120, field.name
-            assert "\n" not in field.metadata["meaning"]
+    for name, (_, item) in KEYS.items():
+        assert 8 < len(item.description or "") < 120, name
+        assert "\n" not in (item.description or "")
 
 
 SRUN = """#!/bin/bash

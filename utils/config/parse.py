@@ -4,17 +4,15 @@ import dataclasses
 import difflib
 import re
 import reprlib
-import types
-import typing
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
+from pydantic import ValidationError
 
-from utils.config.settings import KEYS, SECTIONS, Model, Settings
+from utils.config.settings import KEYS, SECTIONS, Model, Settings, is_word
 from utils.errors import ConfigError
-from utils.files import is_text
 
 Flat = dict[str, Any]
 
@@ -121,7 +119,7 @@ def _load_chain(path: Path, *, loaded: set[Path], named_by: Path | None) -> Flat
     content = read_file(path)
     bases = content.get("base_config") or []
     bases = [bases] if isinstance(bases, str) else bases
-    if not isinstance(bases, list) or not all(isinstance(base, str) and _is_plain(base) for base in bases):
+    if not isinstance(bases, list) or not all(isinstance(base, str) and is_word(base) for base in bases):
         raise ConfigError(f"{path}: base_config is a path or a list of paths")
     below: Flat = {}
     for base in bases:
@@ -197,87 +195,41 @@ def nearest_key(name: object) -> str:
     return f"; did you mean {near[0]}?" if near else ""
 
 
-def _is_plain(text: str) -> bool:
-    """Whether it may name a file."""
-    return "\0" not in text and is_text(text)
-
-
-def _cast(value: Any, kind: Any, *, name: str, source: str) -> Any:
-    """One value as its key's type. Nothing is guessed: only what loses nothing is converted."""
-
-    def wrong(expected: str) -> ConfigError:
-        return ConfigError(f"{source}: {name} must be {expected}, not {_shown(value)}")
-
-    if isinstance(kind, types.UnionType):  # T | None
-        if value is None:
-            return None
-        kind = next(part for part in typing.get_args(kind) if part is not type(None))
-    if typing.get_origin(kind) is tuple:
-        items = value if isinstance(value, list | tuple) else [value] if isinstance(value, str) and value else []
-        if not items and value not in ([], (), "", None):
-            raise wrong("a list")
-        return tuple(_cast(item, typing.get_args(kind)[0], name=name, source=source) for item in items)
-    if kind is bool:
-        if not isinstance(value, bool):
-            raise wrong("true or false")
-        return value
-    if kind is int:
-        if isinstance(value, float) and value.is_integer():
-            value = int(value)
-        if not isinstance(value, int) or isinstance(value, bool) or abs(value) >= 2**63:
-            raise wrong("a whole number")
-        return value
-    if kind is float:
-        if not isinstance(value, int | float) or isinstance(value, bool) or not abs(value) < 2**63:
-            raise wrong("a number")
-        return float(value)
-    if value is None:
-        return ""
-    if value is False:  # `off` as YAML 1.1 writers save it
-        return "off"
-    if isinstance(value, list | dict | bool) or not _is_plain(str(value)):
-        raise wrong("a word")
-    choices = typing.get_args(kind)  # of a Literal
-    if choices and value not in choices:
-        raise wrong(f"one of {', '.join(choices)}")
-    return str(value)
-
-
-def _field(name: str, value: Any, *, source: str) -> Any:
-    section, item = KEYS[name]
-    value = _cast(value, typing.get_type_hints(SECTIONS[section])[name], name=name, source=source)
-    minimum, maximum = item.metadata["minimum"], item.metadata["maximum"]
-    if minimum is not None and not value >= minimum:
-        raise ConfigError(f"{source}: {name} must be at least {minimum}, not {value}")
-    if isinstance(value, int | float) and not value <= maximum:
-        raise ConfigError(f"{source}: {name} must be at most {maximum}, not {value}")
-    return value
-
-
 def settings_from(flat: Mapping[str, Any], *, source: str) -> Settings:
-    """Typed settings from flat keys. Raises ConfigError naming the source, the key and the nearest known key."""
+    """Typed settings from flat keys.
+
+    Raises:
+        ConfigError: names the source, the key, what it must be, and the nearest known key.
+    """
     sections: dict[str, Flat] = {section: {} for section in SECTIONS}
-    backbone = None
     for name, value in flat.items():
-        if name in IGNORED:
-            continue
-        if name == "backbone":
-            backbone = _backbone_from(value, source=source)
+        if name in IGNORED or name == "backbone":
             continue
         if name not in KEYS:
             raise ConfigError(f"{source}: unknown key {_shown(name)}{nearest_key(name)}")
-        sections[KEYS[name][0]][name] = _field(name, value, source=source)
-    made = {section: SECTIONS[section](**values) for section, values in sections.items()}
+        sections[KEYS[name][0]][name] = value
+    made = {section: _validated(SECTIONS[section], values, source=source) for section, values in sections.items()}
+    backbone, known = flat.get("backbone"), {item.name for item in dataclasses.fields(Model)}
+    if backbone is not None:
+        if not isinstance(backbone, Mapping) or not set(backbone) <= known:
+            raise ConfigError(f"{source}: backbone must be a mapping with keys of {', '.join(sorted(known))}")
+        backbone = _validated(Model, backbone, source=f"{source}, backbone")
     return Settings(**made, backbone=backbone)
 
 
-def _backbone_from(value: Any, *, source: str) -> Model | None:
-    if value is None:
-        return None
-    known = {item.name for item in dataclasses.fields(Model)}
-    if not isinstance(value, Mapping) or not set(value) <= known:
-        raise ConfigError(f"{source}: backbone must be a mapping with keys of {', '.join(sorted(known))}")
-    return Model(**{name: _field(name, one, source=f"{source}, backbone") for name, one in value.items()})
+def _validated(section: Any, values: Mapping[str, Any], *, source: str) -> Any:
+    try:
+        return section(**values)
+    except ValidationError as error:
+        wrong = error.errors()[0]
+        kind, bounds = wrong["type"], wrong.get("ctx", {})
+        meant = {
+            "value_error": wrong["msg"].removeprefix("Value error, "),
+            "greater_than_equal": f"must be at least {bounds.get('ge')}",
+            "less_than_equal": f"must be at most {bounds.get('le')}",
+            "literal_error": f"must be one of {bounds.get('expected', '').replace(' or ', ', ').replace(chr(39), '')}",
+        }.get(kind, wrong["msg"])
+        raise ConfigError(f"{source}: {wrong['loc'][0]} {meant}, not {_shown(wrong['input'])}") from None
 
 
 def flatten(settings: Settings) -> Flat:
@@ -290,11 +242,6 @@ def flatten(settings: Settings) -> Flat:
     if settings.backbone is not None:
         flat["backbone"] = dataclasses.asdict(settings.backbone)
     return flat
-
-
-def architecture_keys() -> set[str]:
-    """Keys that shape the state dict."""
-    return {name for name, (_, item) in KEYS.items() if item.metadata["architecture"]}
 
 
 def to_yaml(flat: Flat) -> str:

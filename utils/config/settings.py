@@ -4,186 +4,231 @@ The keys are flat in the YAML files; here they stand in the section that uses th
 configurations.
 """
 
-from dataclasses import dataclass, field, fields
-from typing import Any, Literal
+import dataclasses
+from collections.abc import Callable
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, ConfigDict, Field
+from pydantic.dataclasses import dataclass
+from pydantic.fields import FieldInfo
+
+from utils.files import is_text
 
 LARGEST = 2**31 - 1  # of a number without a maximum of its own
 
 
-def key(
-    default: Any,
-    meaning: str,
-    *,
-    architecture: bool = False,
-    minimum: float | None = None,
-    maximum: float = LARGEST,
+def key(default: Any, meaning: str, *, architecture: bool = False) -> Any:
+    """One key. ``architecture``: it shapes the state dict, so an experiment can't change it."""
+    return Field(default, description=meaning, json_schema_extra={"architecture": architecture})
+
+
+def number(
+    default: float, meaning: str, *, minimum: float = -LARGEST, maximum: float = LARGEST, architecture: bool = False
 ) -> Any:
-    """One key. ``architecture``: it shapes the state dict, so an experiment can't change it.
-
-    Numbers lie in [minimum, maximum]: wider than what makes sense, but no typing error takes all memory.
-    """
-    described = {"meaning": meaning, "architecture": architecture, "minimum": minimum, "maximum": maximum}
-    return field(default=default, metadata=described)
+    """A key that is a number. Its bounds are wider than what makes sense, but no typing error takes all memory."""
+    return Field(default, description=meaning, ge=minimum, le=maximum, json_schema_extra={"architecture": architecture})
 
 
-@dataclass(frozen=True)
+def _expected(words: str, fits: Callable[[Any], bool], convert: Callable[[Any], Any] = lambda value: value) -> Any:
+    """Before pydantic: nothing is guessed, only what loses nothing is converted."""
+
+    def check(value: Any) -> Any:
+        if not fits(value):
+            raise ValueError(f"must be {words}")
+        return convert(value)
+
+    return BeforeValidator(check)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 2**63
+
+
+def is_word(value: Any) -> bool:
+    """Whether it can be a text without line, and name a file."""
+    return not isinstance(value, list | dict | bool) and "\0" not in str(value) and is_text(str(value))
+
+
+def _listed(value: Any) -> Any:
+    return (value,) if isinstance(value, str) and value else tuple(value or ())
+
+
+Truth = Annotated[bool, _expected("true or false", lambda value: isinstance(value, bool))]
+Whole = Annotated[int, _expected("a whole number", lambda value: _is_number(value) and value == int(value), int)]
+Real = Annotated[float, _expected("a number", _is_number)]
+Word = Annotated[str, _expected("a word", is_word, lambda value: "" if value is None else str(value))]
+# YAML 1.1 writers save `off` as false.
+_CHOICE = BeforeValidator(lambda value: "off" if value is False else value)
+_LIST = _expected("a list", lambda value: value is None or isinstance(value, list | tuple | str), _listed)
+
+_STRICT = ConfigDict(extra="forbid")
+
+
+@dataclass(frozen=True, config=_STRICT)
 class Data:
     """What the loader reads."""
 
-    data_root: str = key("", "raw or prepared data set; empty: the environment variable BREIZHSR_ROOT")
-    sr_scale: int = key(4, "how much finer the truth is than the input: 2, 4 or 8", architecture=True, minimum=2)
-    sen2_amount: int = key(
+    data_root: Word = key("", "raw or prepared data set; empty: the environment variable BREIZHSR_ROOT")
+    sr_scale: Whole = number(4, "how much finer the truth is than the input: 2, 4 or 8", architecture=True, minimum=2)
+    sen2_amount: Whole = number(
         1, "acquisitions of a series that the network sees: the nearest in time", minimum=1, maximum=4096
     )
-    spectral_matching: Literal["histogram", "moment", "none"] = key(
+    spectral_matching: Annotated[Literal["histogram", "moment", "none"], _CHOICE] = key(
         "histogram", "how the truth takes on the input's colours"
     )
-    target_offset_days: int = key(
+    target_offset_days: Whole = number(
         0, "moves the target date: each day offset p becomes p - this", minimum=-36500, maximum=36500
     )
-    train_crop: int = key(
+    train_crop: Whole = number(
         0, "side of random training crops in low-resolution pixels; 0: whole patches", minimum=0, maximum=16384
     )
-    augment: tuple[Literal["flips", "turns", "drop_dates", "shuffle_dates"], ...] = key(
+    augment: Annotated[tuple[Literal["flips", "turns", "drop_dates", "shuffle_dates"], ...], _LIST] = key(
         (), "of [flips turns drop_dates shuffle_dates]: mirrored, turned by quarters, fewer dates, other order of dates"
     )
-    num_workers: int = key(2, "processes that read data; 0: none but the main one", minimum=0, maximum=1024)
+    num_workers: Whole = number(2, "processes that read data; 0: none but the main one", minimum=0, maximum=1024)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=_STRICT)
 class Model:
     """The backbone, or for srdiff the noise predictor (hidden_size) on a conditioner."""
 
-    trainer_cls: str = key("", "what is trained: a name of tasks/build.py", architecture=True)
-    hidden_size: int = key(
+    trainer_cls: Word = key("", "what is trained: a name of tasks/build.py", architecture=True)
+    hidden_size: Whole = number(
         64, "width: of the backbone, or of srdiff's first U-Net level", architecture=True, minimum=1, maximum=4096
     )
-    num_block: int = key(17, "blocks of an RRDB trunk", architecture=True, minimum=1, maximum=1000)
-    num_layers: int = key(2, "residual blocks of the HighRes-net encoder", architecture=True, minimum=0, maximum=1000)
-    misr_ref_image: Literal["median", "closest"] = key(
+    num_block: Whole = number(17, "blocks of an RRDB trunk", architecture=True, minimum=1, maximum=1000)
+    num_layers: Whole = number(
+        2, "residual blocks of the HighRes-net encoder", architecture=True, minimum=0, maximum=1000
+    )
+    misr_ref_image: Annotated[Literal["median", "closest"], _CHOICE] = key(
         "median", "the reference image beside each view", architecture=True
     )
-    alpha_residual: bool = key(True, "HighRes-net fusion: padded views are left out of the sum", architecture=True)
-    mask_padding: bool = key(False, "L-TAE: padded views get no attention (the published nets let them vote)")
-    ltae_heads: int = key(16, "L-TAE attention heads", architecture=True, minimum=1, maximum=1024)
-    ltae_d_k: int = key(4, "L-TAE key size a head", architecture=True, minimum=1, maximum=1024)
-    ltae_d_model: int = key(128, "L-TAE channels", architecture=True, minimum=1, maximum=16384)
-    ltae_dropout: float = key(
+    alpha_residual: Truth = key(True, "HighRes-net fusion: padded views are left out of the sum", architecture=True)
+    mask_padding: Truth = key(False, "L-TAE: padded views get no attention (the published nets let them vote)")
+    ltae_heads: Whole = number(16, "L-TAE attention heads", architecture=True, minimum=1, maximum=1024)
+    ltae_d_k: Whole = number(4, "L-TAE key size a head", architecture=True, minimum=1, maximum=1024)
+    ltae_d_model: Whole = number(128, "L-TAE channels", architecture=True, minimum=1, maximum=16384)
+    ltae_dropout: Real = number(
         0.2, "L-TAE dropout after its last layers; half of it in the attention", minimum=0, maximum=1
     )
-    output_clamp: Literal["straight_through", "hard"] = key("straight_through", "RRDB heads: the clamp to [0, 1]")
-    decoder: Literal["published", "smooth"] = key(
+    output_clamp: Annotated[Literal["straight_through", "hard"], _CHOICE] = key(
+        "straight_through", "RRDB heads: the clamp to [0, 1]"
+    )
+    decoder: Annotated[Literal["published", "smooth"], _CHOICE] = key(
         "published",
         "HighRes-net decoder: smooth lets neighbouring input pixels meet, so none becomes a pattern of its own",
         architecture=True,
     )
-    base_residual: bool = key(False, "the network predicts the difference to the bicubic image", architecture=True)
-    uncertainty: Literal["none", "laplace"] = key(
+    base_residual: Truth = key(False, "the network predicts the difference to the bicubic image", architecture=True)
+    uncertainty: Annotated[Literal["none", "laplace"], _CHOICE] = key(
         "none", "backbones: a head that states the error's scale a pixel, trained along", architecture=True
     )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=_STRICT)
 class Diffusion:
     """SRDiff: process, noise predictor, conditioner, sampler."""
 
-    timesteps: int = key(500, "steps of the diffusion process", architecture=True, minimum=2, maximum=100_000)
-    beta_schedule: Literal["cosine", "linear"] = key("cosine", "noise schedule", architecture=True)
-    beta_s: float = key(0.008, "offset of the cosine schedule", architecture=True, minimum=0, maximum=1)
-    beta_end: float = key(0.02, "last beta of the linear schedule", architecture=True, minimum=1e-6, maximum=0.999)
-    res: bool = key(True, "diffuse the residual to the bicubic image, not the image", architecture=True)
-    res_rescale: float = key(2.0, "factor of the residual", architecture=True, minimum=1e-6, maximum=1e6)
-    clip_input: bool = key(True, "clamp the residual to [-1, 1]", architecture=True)
-    unet_dim_mults: str = key("1|2|3|4", "widths of the U-Net levels in units of hidden_size", architecture=True)
-    use_attn: bool = key(False, "linear attention in the middle of the U-Net", architecture=True)
-    up_input: bool = key(False, "the U-Net sees the bicubic image too", architecture=True)
-    use_wn: bool = key(False, "weight norm on the U-Net's convolutions", architecture=True)
-    weight_init: bool = key(False, "Kaiming initialisation x 0.1 of the U-Net")
-    rrdb_ckpt: str = key("", "trained backbone to condition on: experiment folder, checkpoint or exported model")
-    conditioner: str = key(
+    timesteps: Whole = number(500, "steps of the diffusion process", architecture=True, minimum=2, maximum=100_000)
+    beta_schedule: Annotated[Literal["cosine", "linear"], _CHOICE] = key("cosine", "noise schedule", architecture=True)
+    beta_s: Real = number(0.008, "offset of the cosine schedule", architecture=True, minimum=0, maximum=1)
+    beta_end: Real = number(0.02, "last beta of the linear schedule", architecture=True, minimum=1e-6, maximum=0.999)
+    res: Truth = key(True, "diffuse the residual to the bicubic image, not the image", architecture=True)
+    res_rescale: Real = number(2.0, "factor of the residual", architecture=True, minimum=1e-6, maximum=1e6)
+    clip_input: Truth = key(True, "clamp the residual to [-1, 1]", architecture=True)
+    unet_dim_mults: Word = key("1|2|3|4", "widths of the U-Net levels in units of hidden_size", architecture=True)
+    use_attn: Truth = key(False, "linear attention in the middle of the U-Net", architecture=True)
+    up_input: Truth = key(False, "the U-Net sees the bicubic image too", architecture=True)
+    use_wn: Truth = key(False, "weight norm on the U-Net's convolutions", architecture=True)
+    weight_init: Truth = key(False, "Kaiming initialisation x 0.1 of the U-Net")
+    rrdb_ckpt: Word = key("", "trained backbone to condition on: experiment folder, checkpoint or exported model")
+    conditioner: Word = key(
         "", "name of the conditioning backbone; empty: as rrdb_ckpt says; none: the input image", architecture=True
     )
-    rrdb_num_block: int = key(
+    rrdb_num_block: Whole = number(
         17, "blocks of an RRDB conditioner that rrdb_ckpt does not describe", minimum=1, maximum=1000
     )
-    rrdb_num_feat: int = key(
+    rrdb_num_feat: Whole = number(
         64, "width of an RRDB conditioner that rrdb_ckpt does not describe", minimum=1, maximum=4096
     )
-    fix_rrdb: bool = key(True, "keep the conditioner as it is; false: train it along")
-    aux_l1_loss: bool = key(True, "with fix_rrdb false: L1 of the conditioner's own output")
-    aux_ssim_loss: bool = key(False, "with fix_rrdb false: 1 - SSIM of the conditioner's own output")
-    aux_percep_loss: bool = key(False, "with fix_rrdb false: VGG-19 feature loss of the conditioner's own output")
-    vgg_weights: str = key("", "state dict of VGG-19 for aux_percep_loss")
-    sampler: Literal["ddpm", "ddim", "dpmpp_2m"] = key("ddpm", "how images are sampled")
-    sampler_steps: int = key(0, "network passes an image; 0: all timesteps", minimum=0, maximum=100_000)
-    sampler_spacing: Literal["auto", "linear", "superlinear", "quadratic"] = key(
+    fix_rrdb: Truth = key(True, "keep the conditioner as it is; false: train it along")
+    aux_l1_loss: Truth = key(True, "with fix_rrdb false: L1 of the conditioner's own output")
+    aux_ssim_loss: Truth = key(False, "with fix_rrdb false: 1 - SSIM of the conditioner's own output")
+    aux_percep_loss: Truth = key(False, "with fix_rrdb false: VGG-19 feature loss of the conditioner's own output")
+    vgg_weights: Word = key("", "state dict of VGG-19 for aux_percep_loss")
+    sampler: Annotated[Literal["ddpm", "ddim", "dpmpp_2m"], _CHOICE] = key("ddpm", "how images are sampled")
+    sampler_steps: Whole = number(0, "network passes an image; 0: all timesteps", minimum=0, maximum=100_000)
+    sampler_spacing: Annotated[Literal["auto", "linear", "superlinear", "quadratic"], _CHOICE] = key(
         "auto", "which times are kept: step i of n at (i/n)^1, ^1.5 or ^2 of the way"
     )
-    ddim_eta: float = key(0.0, "noise of ddim: 0 none, 1 as much as ddpm", minimum=0, maximum=1)
-    samples: int = key(1, "samples an image; above 1 their mean and spread", minimum=1, maximum=10_000)
-    val_sampler_steps: int = key(10, "network passes an image (ddpm) in validation", minimum=1, maximum=100_000)
+    ddim_eta: Real = number(0.0, "noise of ddim: 0 none, 1 as much as ddpm", minimum=0, maximum=1)
+    samples: Whole = number(1, "samples an image; above 1 their mean and spread", minimum=1, maximum=10_000)
+    val_sampler_steps: Whole = number(10, "network passes an image (ddpm) in validation", minimum=1, maximum=100_000)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=_STRICT)
 class Training:
     """The training loop."""
 
-    batch_size: int = key(32, "samples a batch, over all devices together", minimum=1, maximum=1_000_000)
-    max_updates: int = key(400_000, "optimiser steps of the whole training", minimum=0)
-    lr: float = key(2e-4, "learning rate at the start", minimum=0)
-    decay_steps: int = key(0, "steps between decays of the learning rate; 0: the published recipe", minimum=0)
-    decay_factor: float = key(0.0, "factor at each decay; 0: the published recipe", minimum=0)
-    warmup_steps: int = key(0, "steps over which the learning rate rises from 0; 0: none", minimum=0)
-    loss_type: Literal["l1", "l2", "ssim", "l1_shift"] = key("l1", "loss: ssim only for srdiff")
-    seed: int = key(1234, "all randomness is a function of it", minimum=0, maximum=2**63 - 1)
-    clip_grad_norm: float = key(0.0, "largest L2 norm of all gradients together; 0: no clipping", minimum=0)
-    accumulate_grad_batches: int = key(1, "batches an optimiser step, which sees batch_size times this", minimum=1)
-    amp: Literal["off", "bf16", "fp16"] = key("off", "mixed precision; fp16 with gradient scaling")
-    ema_decay: float = key(0.0, "decay of the averaged weights, at first less; 0: none", minimum=0, maximum=0.999999)
-    compile: bool = key(False, "torch.compile, for long trainings; without a C++ compiler off, with one line")
-    channels_last: bool = key(False, "images in the memory format that fast kernels like")
-    init_from: str = key("", "start from these weights: experiment folder, checkpoint or exported model")
-    val_check_interval: int = key(25_000, "steps between validations", minimum=1)
-    save_ckpt_interval: int = key(25_000, "steps between checkpoints", minimum=1)
-    num_ckpt_keep: int = key(100, "newest checkpoints that are kept; the best one besides", minimum=1)
-    valid_monitor_key: str = key("val_loss", "column of val_res.csv that chooses the best checkpoint")
-    valid_monitor_mode: Literal["min", "max"] = key("min", "whether less or more is better")
-    tb_log_interval: int = key(100, "steps between rows of the training log", minimum=1)
+    batch_size: Whole = number(32, "samples a batch, over all devices together", minimum=1, maximum=1_000_000)
+    max_updates: Whole = number(400_000, "optimiser steps of the whole training", minimum=0)
+    lr: Real = number(2e-4, "learning rate at the start", minimum=0)
+    decay_steps: Whole = number(0, "steps between decays of the learning rate; 0: the published recipe", minimum=0)
+    decay_factor: Real = number(0.0, "factor at each decay; 0: the published recipe", minimum=0)
+    warmup_steps: Whole = number(0, "steps over which the learning rate rises from 0; 0: none", minimum=0)
+    loss_type: Annotated[Literal["l1", "l2", "ssim", "l1_shift"], _CHOICE] = key("l1", "loss: ssim only for srdiff")
+    seed: Whole = number(1234, "all randomness is a function of it", minimum=0, maximum=2**63 - 1)
+    clip_grad_norm: Real = number(0.0, "largest L2 norm of all gradients together; 0: no clipping", minimum=0)
+    accumulate_grad_batches: Whole = number(1, "batches an optimiser step, which sees batch_size times this", minimum=1)
+    amp: Annotated[Literal["off", "bf16", "fp16"], _CHOICE] = key("off", "mixed precision; fp16 with gradient scaling")
+    ema_decay: Real = number(0.0, "decay of the averaged weights, at first less; 0: none", minimum=0, maximum=0.999999)
+    compile: Truth = key(False, "torch.compile, for long trainings; without a C++ compiler off, with one line")
+    channels_last: Truth = key(False, "images in the memory format that fast kernels like")
+    init_from: Word = key("", "start from these weights: experiment folder, checkpoint or exported model")
+    val_check_interval: Whole = number(25_000, "steps between validations", minimum=1)
+    save_ckpt_interval: Whole = number(25_000, "steps between checkpoints", minimum=1)
+    num_ckpt_keep: Whole = number(100, "newest checkpoints that are kept; the best one besides", minimum=1)
+    valid_monitor_key: Word = key("val_loss", "column of val_res.csv that chooses the best checkpoint")
+    valid_monitor_mode: Annotated[Literal["min", "max"], _CHOICE] = key("min", "whether less or more is better")
+    tb_log_interval: Whole = number(100, "steps between rows of the training log", minimum=1)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=_STRICT)
 class Evaluation:
     """Validation, --infer and what they write."""
 
-    eval_batch_size: int = key(32, "samples a batch in validation", minimum=1, maximum=1_000_000)
-    test_batch_size: int = key(1, "samples a batch in --infer", minimum=1, maximum=1_000_000)
-    test_save_png: bool = key(False, "save the pictures of every patch")
-    save_intermediate: bool = key(False, "srdiff: save 20 moments of sampling the first patch")
-    gen_dir_name: str = key("", "end of the name of the pictures' folder")
-    lpips_weights: str = key("", "file with LPIPS weights; empty: the public download")
+    eval_batch_size: Whole = number(32, "samples a batch in validation", minimum=1, maximum=1_000_000)
+    test_batch_size: Whole = number(1, "samples a batch in --infer", minimum=1, maximum=1_000_000)
+    test_save_png: Truth = key(False, "save the pictures of every patch")
+    save_intermediate: Truth = key(False, "srdiff: save 20 moments of sampling the first patch")
+    gen_dir_name: Word = key("", "end of the name of the pictures' folder")
+    lpips_weights: Word = key("", "file with LPIPS weights; empty: the public download")
     # Three keys of the published configurations that follow from the task: accepted and checked.
-    misr: bool | None = key(None, "whether the input is a series")
-    test_diff: bool | None = key(None, "whether evaluation samples a diffusion model")
-    train_diffsr: bool | None = key(None, "whether a diffusion model is trained")
+    misr: Truth | None = key(None, "whether the input is a series")
+    test_diff: Truth | None = key(None, "whether evaluation samples a diffusion model")
+    train_diffsr: Truth | None = key(None, "whether a diffusion model is trained")
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class Settings:
     """A whole configuration."""
 
-    data: Data = field(default_factory=Data)
-    model: Model = field(default_factory=Model)
-    diffusion: Diffusion = field(default_factory=Diffusion)
-    training: Training = field(default_factory=Training)
-    evaluation: Evaluation = field(default_factory=Evaluation)
+    data: Data = dataclasses.field(default_factory=Data)
+    model: Model = dataclasses.field(default_factory=Model)
+    diffusion: Diffusion = dataclasses.field(default_factory=Diffusion)
+    training: Training = dataclasses.field(default_factory=Training)
+    evaluation: Evaluation = dataclasses.field(default_factory=Evaluation)
     backbone: Model | None = None  # srdiff: the conditioner, as its own experiment describes it
 
 
-SECTIONS: dict[str, type] = {
+SECTIONS: dict[str, Any] = {
     "data": Data,
     "model": Model,
     "diffusion": Diffusion,
     "training": Training,
     "evaluation": Evaluation,
 }
-KEYS = {item.name: (section, item) for section, kind in SECTIONS.items() for item in fields(kind)}
+KEYS: dict[str, tuple[str, FieldInfo]] = {
+    name: (title, described) for title, kind in SECTIONS.items() for name, described in kind.__pydantic_fields__.items()
+}
+ARCHITECTURE = frozenset(name for name, (_, item) in KEYS.items() if item.json_schema_extra == {"architecture": True})
