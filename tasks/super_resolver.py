@@ -11,7 +11,7 @@ from torch import Tensor
 
 from models.samplers import Noise
 from models.series import Series
-from tasks.base import Task, sampling_noise
+from tasks.base import Result, Task, sampling_noise
 from tasks.build import build_task
 from tasks.experiment import saved_settings
 from utils.checkpoint import load_weights, open_saved
@@ -33,7 +33,15 @@ class SuperResolver:
 
     channels = 3
 
-    def __init__(self, task: Task, settings: Settings, *, maxima: Sequence[float] | None, world: World) -> None:
+    def __init__(
+        self,
+        task: Task,
+        settings: Settings,
+        *,
+        maxima: Sequence[float] | None,
+        world: World,
+        calibration: Sequence[float] | None = None,
+    ) -> None:
         world.place(task)
         self._task = task.eval()
         self._world, self._settings = world, settings
@@ -41,6 +49,8 @@ class SuperResolver:
         self.num_dates = settings.data.sen2_amount
         self.maxima = tuple(maxima or PUBLISHED_MAXIMA)
         self.stochastic = task.sampler_name is not None
+        self.states_uncertainty = settings.model.uncertainty != "none"
+        self.calibration = tuple(calibration) if calibration else None
         self.about = repr(settings)
 
     @cached_property
@@ -48,10 +58,10 @@ class SuperResolver:
         """How far the network looks, in low-resolution pixels: measured, so it takes a moment."""
         return self._task.halo(self.num_dates)
 
-    def __call__(self, series: Series, noise: Noise) -> Tensor:
-        """Super-resolve a normalised series: (B, C, H, W), meant to lie in [-1, 1]."""
+    def __call__(self, series: Series, noise: Noise) -> Result:
+        """Super-resolve a normalised series: images (B, C, H, W) that are meant to lie in [-1, 1]."""
         with torch.inference_mode(), self._world.autocast(self._settings.training.amp):
-            return self._task.predict(series, noise=noise).sr
+            return self._task.predict(series, noise=noise)
 
     def at_date(self, images: Tensor, dates: Sequence[date], target: date, *, name: str = "") -> Tensor:
         """The place as it looked on ``target``.
@@ -82,7 +92,7 @@ class SuperResolver:
         )
         key = torch.tensor([word(name)], device=images.device)
         noise = sampling_noise(key, seed=self._settings.training.seed, samples=1)
-        return denormalise_lr(self(series, noise), self.maxima)[0]
+        return denormalise_lr(self(series, noise).sr, self.maxima)[0]
 
 
 def load_super_resolver(source: Path | str, *, world: World) -> SuperResolver:

@@ -11,10 +11,10 @@ import torch
 import torch.nn.functional as F
 from affine import Affine
 from numpy.typing import NDArray
-from torch import Tensor
 
 from models.samplers import Noise
 from models.series import Series
+from tasks.base import Result
 from tasks.scenes.predict import Request, predict_scene
 from utils.distributed import World
 from utils.geo.acquisitions import find_acquisitions
@@ -128,18 +128,20 @@ class Network:
     maxima: tuple[float, ...] = PUBLISHED_MAXIMA
     stochastic = False
     about = ""
+    states_uncertainty = False
+    calibration: tuple[float, ...] | None = None
     halo = 4
 
     def __init__(self, *, num_dates: int = 3) -> None:
         self.num_dates = num_dates
         self.passes = 0
 
-    def __call__(self, series: Series, noise: Noise) -> Tensor:
+    def __call__(self, series: Series, noise: Noise) -> Result:
         self.passes += len(series.lr)
         views = series.lr * (1 + series.dates[..., None, None, None] / 100)
         mean = views.mean(dim=1)  # (B, C, h, w)
         detail = mean - F.avg_pool2d(mean, 5, stride=1, padding=2)  # reaches 2 pixels; bicubic 2 more
-        return series.base + 0.5 * F.interpolate(detail, scale_factor=self.scale, mode="bicubic")
+        return Result(sr=series.base + 0.5 * F.interpolate(detail, scale_factor=self.scale, mode="bicubic"))
 
 
 class Sampler(Network):
@@ -147,8 +149,8 @@ class Sampler(Network):
 
     stochastic = True
 
-    def __call__(self, series: Series, noise: Noise) -> Tensor:
-        return super().__call__(series, noise) + 0.1 * noise(7, series.base.shape)
+    def __call__(self, series: Series, noise: Noise) -> Result:
+        return Result(sr=super().__call__(series, noise).sr + 0.1 * noise(7, series.base.shape))
 
 
 def predict(

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from tasks.scenes.explanation import BANDS, NOT_KNOWN, save_picture
 from tasks.scenes.tile_store import TileStore
 from tasks.scenes.tiles import NODATA, REFLECTANCE, UNSEEN
 from tasks.scenes.tiling import Layout
@@ -26,15 +27,22 @@ class Outputs(NamedTuple):
     flags: Path
     preview: Path
     spread: Path | None
+    explanation: Path | None
     uint8: bool
 
     @classmethod
-    def beside(cls, image: Path, *, uncertainty: Path | None, uint8: bool) -> "Outputs":
+    def beside(cls, image: Path, *, uncertainty: Path | None, explain: Path | None, uint8: bool) -> "Outputs":
         flags, preview = (image.with_name(image.stem + end) for end in ("_flags.tif", "_preview.png"))
-        return cls(image, flags, preview, uncertainty, uint8)
+        return cls(image, flags, preview, uncertainty, explain, uint8)
+
+    @property
+    def picture(self) -> Path | None:
+        """Of the explanation, beside it."""
+        return self.explanation.with_suffix(".png") if self.explanation else None
 
     def paths(self) -> list[Path]:
-        return [path for path in (self.image, self.flags, self.preview, self.spread) if path is not None]
+        paths = (self.image, self.flags, self.preview, self.spread, self.explanation, self.picture)
+        return [path for path in paths if path is not None]
 
     def bytes_a_pixel(self, channels: int) -> int:
         """Of the image and its spread."""
@@ -114,6 +122,21 @@ def write_map(mosaic: Mosaic, files: Outputs, grid: Grid, *, tags: Mapping[str, 
             for box in writer.blocks():
                 place = _moved(box, fine)
                 writer.write(np.where(mosaic.seen(place), mosaic.blended("spread", place), SPREAD_NODATA), box)
+    if files.explanation is not None and files.picture is not None:
+        step = _step(region)
+        picture = np.full((len(BANDS), *(-(-side // step) for side in region.shape)), NOT_KNOWN, np.float32)
+        explanation = Raster(grid.part(region), "float32", NOT_KNOWN, BANDS, tags)
+        with CogWriter(files.explanation, explanation) as writer:
+            for box in writer.blocks():
+                maps = mosaic.pasted("explanation", _moved(box, region))
+                writer.write(maps, box)
+                some = maps[:, ::step, ::step]
+                rows, columns = (
+                    slice(span.start // step, span.start // step + n)
+                    for span, n in zip(box, some.shape[1:], strict=True)
+                )
+                picture[:, rows, columns] = some
+            save_picture(picture, files.picture)
     large = Thumbnail(fine, channels=mosaic.channels, step=_step(fine))
     kind = "uint8" if files.uint8 else "uint16"
     unit = (

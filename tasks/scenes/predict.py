@@ -37,6 +37,7 @@ class Request(NamedTuple):
     target: date | None = None
     samples: int = 1
     uncertainty: Path | None = None
+    explain: Path | None = None
     bbox: tuple[float, ...] | None = None
     window: tuple[int, ...] | None = None
     tile: int | None = None
@@ -104,11 +105,14 @@ def predict_scene(
             device=world.device,
             samples=request.samples,
             spread=request.uncertainty is not None,
+            explain=request.explain is not None,
             match_lr=request.match_lr,
             seed=request.seed,
             batch=batch,
         )
         about = {**tags, "TARGET_DATE": str(target or "unknown")}
+        if request.uncertainty is not None:
+            about["CALIBRATION"] = _calibration(predictor)
         if world.is_main:
             pixels = region.rows.size * region.columns.size * predictor.scale**2
             results = pixels * files.bytes_a_pixel(predictor.channels)
@@ -165,12 +169,17 @@ def _outputs(request: Request, predictor: Predictor) -> Outputs:
         raise ConfigError(f"--samples {request.samples}: must be at least 1")
     if request.samples > 1 and not predictor.stochastic:
         raise ConfigError("--samples: this checkpoint is no diffusion model, all its samples are the same")
-    if request.uncertainty is not None and request.samples < 2:
-        raise ConfigError("--uncertainty is the spread of samples: give --samples 2 or more")
-    files = Outputs.beside(request.output, uncertainty=request.uncertainty, uint8=request.uint8)
+    if request.uncertainty is not None and not predictor.states_uncertainty and request.samples < 2:
+        raise ConfigError(
+            "--uncertainty: a diffusion model needs --samples 2 or more, a backbone training with uncertainty=laplace"
+        )
+    files = Outputs.beside(
+        request.output, uncertainty=request.uncertainty, explain=request.explain, uint8=request.uint8
+    )
     for path in files.paths():
-        if path == request.output and path.suffix.lower() not in (".tif", ".tiff"):
-            raise ConfigError(f"--output {path}: must end in .tif")
+        for option, raster in (("output", request.output), ("explain", request.explain)):
+            if path == raster and path.suffix.lower() not in (".tif", ".tiff"):
+                raise ConfigError(f"--{option} {path}: must end in .tif")
         if not path.parent.is_dir():
             raise DataError(f"{path.parent}: no such folder; make it first")
         if not os.access(path.parent, os.W_OK):
@@ -179,8 +188,16 @@ def _outputs(request: Request, predictor: Predictor) -> Outputs:
         if path.exists() and not request.overwrite and not mine:
             raise DataError(f"{path}: exists; give --overwrite to replace it")
     if len(set(files.paths())) < len(files.paths()):
-        raise ConfigError("--output and --uncertainty must be different files")
+        raise ConfigError("--output, --uncertainty and --explain must be different files")
     return files
+
+
+def _calibration(predictor: Predictor) -> str:
+    """What the tag says of the standard deviations."""
+    if predictor.calibration is None:
+        logger.info("the uncertainty isn't calibrated: python tasks/calibrate.py EXPERIMENT fits its factors")
+        return "none"
+    return "factors " + ", ".join(f"{factor:.3f}" for factor in predictor.calibration)
 
 
 def _state_disk(folder: Path, *, tiles: int, results: int) -> None:
@@ -215,6 +232,7 @@ def fingerprint(
         "channels": predictor.channels,
         "num_dates": predictor.num_dates,
         "maxima": list(predictor.maxima),
+        "calibration": predictor.calibration and list(predictor.calibration),
         "halo": predictor.halo,
         "layout": repr(layout),
         "target": str(request.target),
@@ -240,7 +258,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--bands", type=_numbers, default=[], metavar="R,G,B", help="numbers of the bands in the files, from 1")
     add("--scale", type=float, metavar="10000", help="the pixel value that means reflectance 1")
     add("--samples", type=int, default=1, metavar="K", help="diffusion samples; the result is their mean")
-    add("--uncertainty", type=Path, metavar="OUT_STD.tif", help="also write the samples' standard deviation")
+    add("--uncertainty", type=Path, metavar="OUT_STD.tif", help="also write the standard deviation of the error")
+    add("--explain", type=Path, metavar="OUT_EXPLAIN.tif", help="also write from which dates each place was made")
     add("--bbox", type=float, nargs=4, metavar=("W", "S", "E", "N"), help="a part: degrees, or the image's coordinates")
     add("--window", type=int, nargs=4, metavar=("COL", "ROW", "WIDTH", "HEIGHT"), help="a part: the image's pixels")
     add("--tile", type=int, metavar="PIXELS", help=f"side of the windows (default: {TILE}, more if they overlap much)")
@@ -280,6 +299,7 @@ def predict_from_options(
     same = (
         "samples",
         "uncertainty",
+        "explain",
         "bbox",
         "window",
         "tile",

@@ -12,6 +12,8 @@ from torch import Tensor
 
 from models.samplers import Noise
 from models.series import Series
+from tasks.base import Result
+from tasks.scenes.explanation import BANDS, DAYS, DISTANCE, ENTROPY, NOT_KNOWN, VALID, attention_summary, nearest_days
 from tasks.scenes.scene import Scene, SceneWindow
 from tasks.scenes.tiling import Layout, run_in_batches
 from utils.geo.clouds import grow
@@ -33,14 +35,16 @@ class Predictor(Protocol):
     maxima: tuple[float, ...]  # reflectance of each band that is normalised to 1
     stochastic: bool  # results depend on noise
     about: str  # what else results depend on, as the sampler: tiles of another are not taken for its own
+    states_uncertainty: bool  # its results state a standard deviation without samples
+    calibration: tuple[float, ...] | None  # factors a band on its standard deviations, where they were fitted
 
     @property
     def halo(self) -> int:
         """How far it looks, in low-resolution pixels."""
         ...
 
-    def __call__(self, series: Series, noise: Noise) -> Tensor:
-        """Super-resolve a series: (B, C, H, W), meant to lie in [-1, 1]."""
+    def __call__(self, series: Series, noise: Noise) -> Result:
+        """Super-resolve a series: images (B, C, H, W) that are meant to lie in [-1, 1]."""
         ...
 
 
@@ -55,6 +59,14 @@ class TileJob(NamedTuple):
     dates: Tensor  # (T,)
     mask: Tensor  # (T,)
     weights: NDArray[np.float32]  # of the part, (s·h, s·w)
+    own: NDArray[np.bool_]  # pixels of the part that these acquisitions are first for, (h, w)
+
+
+class TileResult(NamedTuple):
+    """What the network makes of the used part of a window."""
+
+    images: NDArray[np.float32]  # mean and deviation, reflectance × 10000: (2, C, s·h, s·w)
+    attention: NDArray[np.float32] | None  # of `attention_summary`, (2, h, w)
 
 
 class TileRunner:
@@ -62,7 +74,8 @@ class TileRunner:
 
     Args:
         samples: draws of a stochastic network; the result is their mean.
-        spread: also give their standard deviation.
+        spread: also give the standard deviation: of the samples, or what the network states.
+        explain: also say from which dates each pixel was made.
         match_lr: make the result, averaged over low-resolution pixels, equal to the acquisition nearest to the target
             date.
         seed: of the noise.
@@ -78,6 +91,7 @@ class TileRunner:
         device: torch.device,
         samples: int,
         spread: bool,
+        explain: bool,
         match_lr: bool,
         seed: int,
         batch: int,
@@ -100,12 +114,16 @@ class TileRunner:
         ]
         if spread:
             fields.append(("spread", "<f4", (channels, s * height, s * width)))
+        if explain:
+            fields.append(("explanation", "<f4", (len(BANDS), height, width)))
         self.record = np.dtype(fields)
-        self.spread = spread
+        self.spread, self._explain = spread, explain
 
     def compute(self, cells: Sequence[tuple[int, int]]) -> NDArray:
         """Records of tiles (n,)."""
         records = np.zeros(len(cells), self.record)
+        if self._explain:
+            records["explanation"] = NOT_KNOWN
         jobs: dict[tuple[int, int], list[TileJob]] = defaultdict(list)
         for index, cell in enumerate(cells):
             for job in self._prepare(index, cell, records[index]):
@@ -115,10 +133,12 @@ class TileRunner:
 
         def compute(batch: Sequence[TileJob]) -> None:
             for job, result in zip(batch, self._predict(batch), strict=True):
-                rows, columns = job.part.times(self._predictor.scale).slices(
-                    supports[job.tile].times(self._predictor.scale)
-                )
-                sums[:, job.tile, :, rows, columns] += result[: len(sums)] * job.weights
+                support, scale = supports[job.tile], self._predictor.scale
+                rows, columns = job.part.times(scale).slices(support.times(scale))
+                sums[:, job.tile, :, rows, columns] += result.images[: len(sums)] * job.weights
+                if self._explain and result.attention is not None:
+                    maps = records["explanation"][job.tile][:, *job.part.slices(support)]  # a view
+                    maps[DISTANCE : ENTROPY + 1, job.own] = result.attention[:, job.own]
 
         for shape in sorted(jobs):
             self._batch = run_in_batches(compute, jobs[shape], batch=self._batch)
@@ -146,6 +166,11 @@ class TileRunner:
             own = (labels[inner] == number) & near.known[inner]
             record["flags"][own] = np.where(near.observed[inner], OBSERVED, FILLED)[own]
             record["input"][:, own] = _integers(near.reflectance[:, *inner] * REFLECTANCE)[:, own]
+            if self._explain:
+                observed = np.stack([view.observed[inner] for view in views.values()])  # (T, h, w)
+                offsets = np.array([self._scene.offsets[i] for i in views], np.float32)
+                record["explanation"][DAYS][own] = nearest_days(observed, offsets)[own]
+                record["explanation"][VALID][own] = observed.sum(axis=0)[own]
             part = _bounding_box(touched, support)
             box = Box(*(_align(span) for span in part.grown(self._layout.trim))).within(window)
             here = box.slices(window)
@@ -161,14 +186,15 @@ class TileRunner:
                     dates=torch.tensor([self._scene.offsets[i] for i in order], dtype=torch.float32),
                     mask=torch.arange(len(order)) < len(chosen),
                     weights=_enlarged(share, part.slices(window), self._predictor.scale),
+                    own=own[part.slices(support)],
                 )
             )
         record["used"][sorted(place.used)] = 1
         return jobs
 
     @torch.no_grad()
-    def _predict(self, batch: Sequence[TileJob]) -> list[NDArray[np.float32]]:
-        """Mean and deviation over the samples, reflectance × 10000, of each window's used part (2, C, s·h, s·w)."""
+    def _predict(self, batch: Sequence[TileJob]) -> list[TileResult]:
+        """What the network makes of each window's used part: the mean of the samples, and their deviation."""
         predictor, s = self._predictor, self._predictor.scale
         reflectance = torch.stack([job.reflectance for job in batch]).to(self._device)  # (B, T, C, h, w)
         nearest = torch.stack([job.nearest for job in batch]).to(self._device)  # (B, C, h, w)
@@ -182,7 +208,8 @@ class TileRunner:
         )
         mean, squares = torch.zeros_like(base), torch.zeros_like(base)
         for sample in range(self._samples):
-            sr = predictor(series, self._noise(batch, sample)).to(base.dtype).clamp(-1, 1)
+            seen = predictor(series, self._noise(batch, sample))
+            sr = seen.sr.to(base.dtype).clamp(-1, 1)
             # What the clamp took from the input (roofs, sand) the network never saw: it comes from the bicubic image.
             image = denormalise_lr(sr, predictor.maxima) + (base - top).clamp(min=0)
             if self._match_lr:
@@ -190,9 +217,22 @@ class TileRunner:
             change = image - mean  # Welford's running mean and variance
             mean = mean + change / (sample + 1)
             squares = squares + change * (image - mean)
-        result = torch.stack([mean, (squares / self._samples).sqrt()], dim=1) * REFLECTANCE  # (B, 2, C, s·h, s·w)
-        parts = [job.part.times(s).slices(job.box.times(s)) for job in batch]
-        return [image[:, :, *part].cpu().numpy() for image, part in zip(result, parts, strict=True)]
+        deviation = (squares / self._samples).sqrt()
+        if seen.deviation is not None:
+            deviation = seen.deviation * top / 2  # a reflectance of `top` is 2 wide in the network's numbers
+        if predictor.calibration is not None:
+            deviation = deviation * deviation.new_tensor(predictor.calibration).view(-1, 1, 1)
+        images = torch.stack([mean, deviation], dim=1) * REFLECTANCE  # (B, 2, C, s·h, s·w)
+        attention = [None] * len(batch)
+        if self._explain and seen.attention is not None:
+            attention = list(attention_summary(seen.attention, series.dates).cpu().numpy())  # (2, h, w) each
+        results = []
+        for job, image, summary in zip(batch, images, attention, strict=True):
+            fine, coarse = job.part.times(s).slices(job.box.times(s)), job.part.slices(job.box)
+            results.append(
+                TileResult(image[:, :, *fine].cpu().numpy(), None if summary is None else summary[:, *coarse])
+            )
+        return results
 
     def _noise(self, batch: Sequence[TileJob], sample: int) -> Noise:
         """Noise that belongs to the pixel's place in the scene, so windows that share pixels share their noise."""

@@ -22,13 +22,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from rio_cogeo.cogeo import cog_validate
-from torch import Tensor
 
 from models.highresnet import HighResNet
 from models.misr import RRDBLTAE, HighResLTAE, RRDBHighResNet
 from models.rrdb import RRDBNet
 from models.samplers import Noise
 from models.series import Backbone, Series
+from tasks.base import Result
 from tasks.receptive_field import receptive_radius
 from tasks.scenes.predict import add_arguments, predict_from_options
 from tasks.scenes.scene import SOFT
@@ -51,24 +51,13 @@ class Trained(Network):
         self._backbone = backbone.eval()
         self.halo = receptive_radius(backbone, num_dates=num_dates, size=64)
 
-    def __call__(self, series: Series, noise: Noise) -> Tensor:
-        return self._backbone(series).sr
+    def __call__(self, series: Series, noise: Noise) -> Result:
+        return Result(sr=self._backbone(series).sr)
 
 
 def mean_of_blocks(image: np.ndarray, size: int = 4) -> np.ndarray:
     bands, height, width = image.shape
     return image.reshape(bands, height // size, size, width // size, size).mean((2, 4))
-
-
-@pytest.fixture
-def clouded(tmp_path: Path) -> Path:
-    """A series of odd size whose dates are each clouded elsewhere, by the files that say so."""
-    days = write_series(tmp_path / "in", height=110, width=149, dates=5)
-    for i, day in enumerate(days):
-        coarse = np.random.default_rng(i).random((11, 15)) < 0.12
-        classes = np.where(coarse.repeat(10, 0).repeat(10, 1)[:110, :149], 9, 4).astype(np.uint8)
-        write_tif(tmp_path / "in" / f"{day}_SCL.tif", classes[None], names=())
-    return tmp_path / "in"
 
 
 def test_the_result_covers_the_same_ground(tmp_path: Path) -> None:
@@ -312,7 +301,7 @@ def test_samples_and_their_spread(clouded: Path, tmp_path: Path) -> None:
 
 def test_memory_that_runs_out_halves_the_batch(clouded: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     class Small(Network):
-        def __call__(self, series: Series, noise: Noise) -> Tensor:
+        def __call__(self, series: Series, noise: Noise) -> Result:
             if len(series.lr) > 2:
                 raise torch.OutOfMemoryError("CUDA out of memory")
             return super().__call__(series, noise)
@@ -437,7 +426,7 @@ def test_killed_and_run_again_the_file_is_identical(clouded: Path, tmp_path: Pat
 
 def test_tiles_of_other_work_are_not_taken(clouded: Path, tmp_path: Path) -> None:
     class Stops(Network):
-        def __call__(self, series: Series, noise: Noise) -> Tensor:
+        def __call__(self, series: Series, noise: Noise) -> Result:
             if self.passes > 5:
                 raise KeyboardInterrupt
             return super().__call__(series, noise)
@@ -454,10 +443,10 @@ def test_tiles_of_another_sampler_are_not_taken(clouded: Path, tmp_path: Path) -
     class Stops(Network):
         about = "sampler_steps=15"
 
-        def __call__(self, series: Series, noise: Noise) -> Tensor:
+        def __call__(self, series: Series, noise: Noise) -> Result:
             if self.passes > 5:
                 raise KeyboardInterrupt
-            return super().__call__(series, noise) + 0.1
+            return Result(sr=super().__call__(series, noise).sr + 0.1)
 
     out = tmp_path / "out.tif"
     with pytest.raises(KeyboardInterrupt):
@@ -634,7 +623,7 @@ def test_the_network_sees_dates_in_order_and_padding_last(tmp_path: Path) -> Non
     seen: list[Series] = []
 
     class Looks(Network):
-        def __call__(self, series: Series, noise: Noise) -> Tensor:
+        def __call__(self, series: Series, noise: Noise) -> Result:
             seen.append(series)
             return super().__call__(series, noise)
 
