@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 export OMP_NUM_THREADS ?= $(shell nproc)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint soak bench clean
+.PHONY: help demo quick test lint soak bench clean
 
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -39,8 +39,14 @@ demo: $(VENV)/.installed ## sample data, preprocessing, training, evaluation: a 
 	$(TRAINER) --config configs/sample/srdiff_hr_ltae.yaml --exp_name demo/srdiff_hr_ltae $(INFER)
 	$(BIN)/python tasks/compare.py --patches 3 --output checkpoints/demo/comparison checkpoints/demo/bicubic checkpoints/demo/rrdb checkpoints/demo/srdiff_rrdb checkpoints/demo/hr_ltae checkpoints/demo/srdiff_hr_ltae
 
+# Each worker of pytest takes whole files, so that what a file prepares is prepared once.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile
+
+quick: $(VENV)/.installed-dev ## the tests that neither train nor take long
+	$(PYTEST) -m "not (training or slow or soak)" --ignore tests/behaviour --ignore tests/benchmarks
+
 test: $(VENV)/.installed-dev lint ## all tests but the longest
-	$(BIN)/python -m pytest -m "not soak"
+	$(PYTEST) -m "not soak"
 
 lint: $(VENV)/.installed-dev ## style and types
 	$(BIN)/ruff check .
@@ -48,7 +54,7 @@ lint: $(VENV)/.installed-dev ## style and types
 	$(BIN)/mypy models utils data_gen tasks
 
 soak: $(VENV)/.installed-dev ## the tests that take long
-	MISR_SOAK=1 $(BIN)/python -m pytest -m "soak or hypothesis"
+	MISR_SOAK=1 $(PYTEST) -m "soak or hypothesis"
 
 bench: $(VENV)/.installed-dev ## time everything on this machine
 	$(BIN)/python benchmarks/run.py

@@ -17,6 +17,12 @@ settings.register_profile("tests", deadline=None, derandomize=not SOAK)
 settings.load_profile("tests")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if {"experiments", "unstopped"} & set(getattr(item, "fixturenames", ())):
+            item.add_marker(pytest.mark.training)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _one_thread() -> None:
     """Small tensors: threads cost more than they bring, and results don't depend on their number."""
