@@ -125,7 +125,7 @@ def write_geotiff(path: Path, image: NDArray[np.integer], *, corner: tuple[float
         file.write(image)
 
 
-VERSION = 6  # of the generator: another one draws other pictures from the same numbers
+VERSION = 7  # of the generator: another one draws other pictures from the same numbers
 _DONE, _STARTED = "sample.json", "sample.started.json"
 _SMALLEST = 32
 

@@ -12,6 +12,7 @@ from data_gen.synthetic.reflectance import KINDS, Surfaces
 Indices = NDArray[np.intp]
 Reals = NDArray[np.floating]
 TREE_HEIGHT = 4.0  # pixels of 2.5 m
+_UNEVEN = (0.015, 0.08)  # relative contrast: the least and the most of a field
 _SHADOW = 0.55  # how much darker full shadow is
 
 
@@ -128,6 +129,9 @@ class Canvas:
         lit[:-2] -= 0.8 * grain[2:]  # bright on the side that looks to the sun
         relief = 1 + np.take(broad, self.label) * (0.7 * self.noise(11.0) + 0.7 * self.noise(34.0))
         relief += np.take(fine, self.label) * lit
+        # Real fields are never smooth: 20 to 100 digital numbers of texture without a direction.
+        uneven = np.exp(self.generator.uniform(*np.log(_UNEVEN), broad.shape)) * (broad > 0.02)
+        relief += np.take(uneven.astype(np.float32), self.label) * (0.6 * self.noise(1.3) + 0.8 * self.noise(4.5))
         np.clip(relief, 0.35, 1.8, out=relief)
         relief *= shade
         near = np.maximum(self._cast(1, 1.2), self._cast(2, 2.4))

@@ -1,73 +1,127 @@
 """The two sensors: Sentinel-2 at 10 m with its blur, shift and haze, SPOT-6/7 at 2.5 m with its 8-bit radiometry."""
 
-from math import erf, floor, log, pi, sin, sqrt
+from math import floor, log, pi, sqrt
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import ndimage
+from scipy.special import erf
 
 from data_gen.synthetic.parcels import Floats
 
 SCALE = 4  # 10 m / 2.5 m
-MARGIN = 12  # pixels of 2.5 m that the sensors need around a patch
-REACH = 10  # pixels of 2.5 m to either side that a pixel of 10 m sees
-_BLOCK = 15  # rows of 10 m that are resampled at a time
-MAX_SHIFT = 0.25  # pixels of 10 m: how well acquisitions of several dates are registered to each other
-NOISE = (0.001, 0.011)  # of Sentinel-2 and its atmospheric correction: reflectance, and per reflectance
-MTF_NYQUIST = 0.22  # of Sentinel-2 as a whole: optics, detector, sampling area
+MARGIN = 16  # pixels of the fine grid that the sensors need around a patch
+MTF_RANGE = (0.15, 0.45)  # of Sentinel-2 as a whole at its Nyquist frequency: optics, detector, sampling area
+AREA_MTF = 2 / pi  # of the area of a pixel by itself: plain means
+MAX_SHIFT = 0.3  # pixels of 10 m: how well acquisitions of several dates are registered to each other
+MAX_BAND_SHIFT = 0.3  # pixels of 10 m between two bands
+# What was measured in smooth fields and on water of real scenes: 4 to 8 digital numbers at a reflectance of 0.1.
+NOISE = ((0.0001, 0.0005), (0.001, 0.006))  # reflectance, and per reflectance: the least and the most
+_REACH = 10  # pixels of the fine grid to either side that a pixel sees, for a scale of 4
+_BLOCK = 15  # rows that are resampled at a time
+_SHARP = 0.25  # share of acquisitions that are sharper than the sensor: averaged or sharpened products
+_RESAMPLED = 0.3  # share of acquisitions that were interpolated to their grid, with their noise
 
 
 class View(NamedTuple):
     """What differs from one Sentinel-2 acquisition to the next."""
 
     shift: tuple[float, float]  # (rows, columns), pixels of 10 m: where the image lies against the true grid
-    gain: Floats  # (3,)
-    haze: Floats  # (3,) reflectance added
+    gain: Floats  # (C,)
+    haze: Floats  # (C,) reflectance added
+    mtf: tuple[float, float] = (0.22, 0.22)  # at Nyquist, along rows and columns
+    noise: tuple[float, float] = (0.0003, 0.004)  # standard deviation: reflectance, and per reflectance
+    band_shifts: NDArray[np.float64] | None = None  # (C, 2) of each band against the image, pixels of 10 m
+    resampling: tuple[float, float] | None = None  # pixels of 10 m by which the image was interpolated
 
 
 def draw_view(generator: np.random.Generator) -> View:
-    """A shift without bias; haze that is strongest in blue."""
+    """A shift without bias and that of the bands around it; a blur of its own; haze that is strongest in blue."""
     rows, columns = generator.uniform(-MAX_SHIFT, MAX_SHIFT, 2)
     thick = generator.gamma(1.5, 0.7)
     haze = thick * np.array([0.0008, 0.0013, 0.0022])
     gain = generator.normal(1.0, 0.012) * (1 - 0.005 * thick) * np.exp(generator.normal(0, 0.004, 3))
-    return View((float(rows), float(columns)), gain.astype(np.float32), haze.astype(np.float32))
+    low, high = MTF_RANGE
+    mtf = np.clip(generator.uniform(low, high) * np.exp(generator.normal(0, 0.08, 2)), low, high)
+    if generator.random() < _SHARP:
+        mtf[:] = min(generator.uniform(high, AREA_MTF + 0.1), AREA_MTF)
+    least, most = np.array(NOISE).T
+    noise = generator.uniform(least, most)
+    spread = generator.choice([0.03, 0.08])  # mostly a few hundredths of a pixel
+    apart = np.clip(generator.normal(0, spread, (3, 2)), -MAX_BAND_SHIFT / 2, MAX_BAND_SHIFT / 2)
+    down, right = generator.uniform(-0.5, 0.5, 2)
+    return View(
+        shift=(float(rows), float(columns)),
+        gain=gain.astype(np.float32),
+        haze=haze.astype(np.float32),
+        mtf=(float(mtf[0]), float(mtf[1])),
+        noise=(float(noise[0]), float(noise[1])),
+        band_shifts=apart,
+        resampling=(float(down), float(right)) if generator.random() < _RESAMPLED else None,
+    )
 
 
-def _blur() -> float:
-    """Standard deviation (10 m pixels) of the Gaussian that, with the area of a pixel, has MTF_NYQUIST at Nyquist."""
-    area = sin(pi / 2) / (pi / 2)
-    return sqrt(-2 * log(MTF_NYQUIST / area)) / pi  # a Gaussian's MTF at frequency 1/2 is exp(-(pi sigma)^2 / 2)
+def _blur(mtf: float) -> float:
+    """Standard deviation (pixels) of the Gaussian that, with the area of a pixel, has this MTF at Nyquist."""
+    return sqrt(max(-2 * log(mtf / AREA_MTF), 1e-4)) / pi  # a Gaussian's MTF at frequency 1/2 is exp(-(pi sigma)^2 / 2)
 
 
-def resampling_matrix(count: int, shift: float) -> Floats:
-    """The (count, 4 count + 2 MARGIN) matrix that blurs, shifts (pixels of 10 m) and samples the rows of an image."""
-    sigma = _blur() * SCALE
-    centre = MARGIN - 0.5 + SCALE * (0.5 + shift)  # of the first pixel, in the larger image
-    first = floor(centre) - REACH + 1
-    away = first + np.arange(2 * REACH) - centre
-    edges = [[erf((d + side * SCALE / 2) / (sigma * sqrt(2))) for side in (-1, 1)] for d in away]
-    kernel = np.diff(np.array(edges))[:, 0]
+def resampling_matrix(count: int, shift: float, mtf: float, *, scale: int = SCALE) -> Floats:
+    """What blurs, shifts (coarse pixels) and samples the rows of an image: (count, scale * count + 2 MARGIN)."""
+    sigma = _blur(mtf) * scale
+    reach = _REACH * scale // SCALE
+    centre = MARGIN - 0.5 + scale * (0.5 + shift)  # of the first pixel, in the larger image
+    first = floor(centre) - reach + 1
+    away = first + np.arange(2 * reach) - centre
+    inside = away[:, None] + (np.arange(8) + 0.5) / 8 - 0.5  # a fine pixel counts for what of it the coarse one covers
+    kernel = (erf((inside + scale / 2) / (sigma * sqrt(2))) - erf((inside - scale / 2) / (sigma * sqrt(2)))).mean(
+        axis=1
+    )
     rows = np.arange(count)[:, None]
-    matrix = np.zeros((count, SCALE * count + 2 * MARGIN), dtype=np.float32)
-    matrix[rows, SCALE * rows + first + np.arange(2 * REACH)] = kernel / kernel.sum()
+    matrix = np.zeros((count, scale * count + 2 * MARGIN), dtype=np.float32)
+    matrix[rows, scale * rows + first + np.arange(2 * reach)] = kernel / kernel.sum()
     return matrix
 
 
+def degrade(ground: Floats, shifts: NDArray[np.float64], mtf: tuple[float, float], *, scale: int = SCALE) -> Floats:
+    """Blur, shift and sample an image.
+
+    Args:
+        ground: (C, scale * h + 2 MARGIN, scale * w + 2 MARGIN).
+        shifts: (C, 2) of each band: rows and columns, coarse pixels.
+        mtf: at the coarse grid's Nyquist frequency, along rows and columns.
+
+    Returns:
+        (C, h, w).
+    """
+    height, width = ((side - 2 * MARGIN) // scale for side in ground.shape[-2:])
+    image = np.empty((len(ground), height, width), dtype=np.float32)
+    for band, (down, right), out in zip(ground, shifts, image, strict=True):
+        lines = np.empty((height, band.shape[-1]), dtype=np.float32)
+        rows = resampling_matrix(min(height, _BLOCK), down, mtf[0], scale=scale)
+        columns = resampling_matrix(min(width, _BLOCK), right, mtf[1], scale=scale)
+        for start in range(0, height, _BLOCK):  # a row sees only a few others: most of the whole matrix would be zeros
+            count = min(_BLOCK, height - start)
+            seen = scale * count + 2 * MARGIN
+            lines[start : start + count] = rows[:count, :seen] @ band[scale * start :][:seen]
+        for start in range(0, width, _BLOCK):
+            count = min(_BLOCK, width - start)
+            seen = scale * count + 2 * MARGIN
+            out[:, start : start + count] = lines[:, scale * start :][:, :seen] @ columns[:count, :seen].T
+    return image
+
+
 def sentinel2(ground: Floats, view: View, generator: np.random.Generator) -> NDArray[np.uint16]:
-    """Reflectance × 10000 (3, size / 4, size / 4) of the ground (3, size + 2 MARGIN, size + 2 MARGIN)."""
-    count = (ground.shape[-1] - 2 * MARGIN) // SCALE
-    rows = resampling_matrix(min(count, _BLOCK), view.shift[0])
-    columns = resampling_matrix(count, view.shift[1])
-    image = np.empty((3, count, ground.shape[-1]), dtype=np.float32)
-    for start in range(0, count, _BLOCK):  # a row sees only a few others: most of the whole matrix would be zeros
-        stop = min(start + _BLOCK, count)
-        seen = SCALE * (stop - start) + 2 * MARGIN
-        np.matmul(rows[: stop - start, :seen], ground[:, SCALE * start :][:, :seen], out=image[:, start:stop])
-    image = np.matmul(image, columns.T)  # (3, size / 4, size / 4)
+    """Reflectance × 10000 (C, h, w) of the ground (C, 4h + 2 MARGIN, 4w + 2 MARGIN)."""
+    moved = np.array(view.resampling or (0.0, 0.0))
+    apart = np.zeros((len(ground), 2)) if view.band_shifts is None else view.band_shifts
+    image = degrade(ground, np.array(view.shift) + moved + apart, view.mtf)
     image = image * view.gain[:, None, None] + view.haze[:, None, None]
-    image += generator.standard_normal(image.shape, dtype=np.float32) * (NOISE[0] + NOISE[1] * image)
-    return (np.clip(image, 0.0001, 1.0) * 10000).round().astype(np.uint16)
+    image += generator.standard_normal(image.shape, dtype=np.float32) * (view.noise[0] + view.noise[1] * image)
+    if view.resampling:
+        image = ndimage.shift(image, (0, *moved), order=3, mode="nearest")
+    return (np.clip(image, 0.0001, 6.5) * 10000).round().astype(np.uint16)
 
 
 class Radiometry(NamedTuple):

@@ -9,6 +9,7 @@ import pytest
 import rasterio
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from skimage.measure import block_reduce
 
 from data_gen.pickled_table import read_pickled_table
 from data_gen.synthetic import dataset
@@ -16,7 +17,17 @@ from data_gen.synthetic.compose import draw_landscape
 from data_gen.synthetic.dataset import SampleSet, write_sample_set
 from data_gen.synthetic.dates import LEAST_GAP, NEAR, acquisition_days, spot_day, truth_days
 from data_gen.synthetic.reflectance import KINDS
-from data_gen.synthetic.sensors import MARGIN, SCALE, View, draw_radiometry, draw_view, sentinel2, spot
+from data_gen.synthetic.sensors import (
+    AREA_MTF,
+    MARGIN,
+    SCALE,
+    View,
+    degrade,
+    draw_radiometry,
+    draw_view,
+    sentinel2,
+    spot,
+)
 from tests import command
 from utils.errors import ConfigError, DataError
 
@@ -269,6 +280,61 @@ def test_shift(axis: int, shift: float) -> None:
     assert abs(np.angle(response(0.1, view, 1 - axis))) < 0.01
 
 
+@pytest.mark.parametrize("mtf", [0.15, 0.3, 0.45, AREA_MTF])
+def test_each_direction_has_the_mtf_that_it_is_given(mtf: float) -> None:
+    view = STILL._replace(mtf=(mtf, 0.25), noise=(0.0, 0.0))
+    assert abs(response(0.5, view, 0)) == pytest.approx(mtf, rel=0.05)
+    assert abs(response(0.5, view, 1)) == pytest.approx(0.25, rel=0.05)
+
+
+def test_the_sharpest_sensor_is_plain_means() -> None:
+    ground = np.random.default_rng(0).random((2, 40 + 2 * MARGIN, 24 + 2 * MARGIN), dtype=np.float32)
+    inside = ground[:, MARGIN:-MARGIN, MARGIN:-MARGIN]
+    means = block_reduce(inside, (1, 4, 4), np.mean)
+    np.testing.assert_allclose(degrade(ground, np.zeros((2, 2)), (AREA_MTF, AREA_MTF)), means, atol=0.02)
+
+
+def test_bands_have_shifts_of_their_own() -> None:
+    view = STILL._replace(band_shifts=np.array([[0.0, 0.1], [0.0, 0.0], [0.0, -0.1]]), noise=(0, 0))
+    bands = sentinel2(wave(0.1, phase=0, axis=1), view, np.random.default_rng(0)).mean(axis=1)
+    red, green, blue = bands @ np.exp(-2j * np.pi * 0.1 * np.arange(bands.shape[1]))
+    assert np.angle(red / green) == pytest.approx(2 * np.pi * 0.1 * 0.1, abs=0.01)
+    assert np.angle(blue / green) == pytest.approx(-2 * np.pi * 0.1 * 0.1, abs=0.01)
+
+
+def test_a_resampled_acquisition_shows_the_same_with_less_noise() -> None:
+    ground = np.full((3, 400 + 2 * MARGIN, 400 + 2 * MARGIN), 0.1, np.float32)
+    ground[:, :, 200 + MARGIN :] = 0.2
+    plain, moved = (
+        sentinel2(ground, STILL._replace(resampling=by, noise=(0.001, 0.0)), np.random.default_rng(0)).astype(float)
+        for by in (None, (0.5, 0.4))
+    )
+    np.testing.assert_allclose(plain.mean(axis=1), moved.mean(axis=1), atol=40)  # the edge is where it was
+    assert 0.4 < moved[:, 5:-5, 5:40].std() / plain[:, 5:-5, 5:40].std() < 0.9
+
+
+def test_blur_and_noise_are_drawn_as_real_ones_are() -> None:
+    views = [draw_view(np.random.default_rng(seed)) for seed in range(400)]
+    mtf = np.array([view.mtf for view in views])
+    assert mtf.min() >= 0.15 and mtf.max() <= AREA_MTF
+    assert 0.65 < (mtf.max(axis=1) <= 0.45).mean() < 0.85
+    assert (mtf[:, 0] != mtf[:, 1]).mean() > 0.6
+    apart = np.stack([view.band_shifts for view in views if view.band_shifts is not None])
+    assert 0.2 < np.abs(apart[:, 0] - apart[:, 2]).max() <= 0.3
+    assert np.median(np.abs(apart[:, 0] - apart[:, 2])) < 0.06
+    at_tenth = [view.noise[0] + 0.1 * view.noise[1] for view in views]
+    assert min(at_tenth) >= 2e-4 and max(at_tenth) <= 11e-4
+    assert 0.2 < np.mean([view.resampling is not None for view in views]) < 0.4
+
+
+def test_fields_are_not_smooth() -> None:
+    scene = landscape(np.random.default_rng(3), 256)
+    grass = scene.surfaces.kind[scene.label] == KINDS["meadow"]
+    red = scene.reflectance(200)[0] * 10000
+    ripple = np.abs(np.diff(red, axis=1))[grass[:, 1:] & grass[:, :-1] & (np.diff(scene.label, axis=1) == 0)]
+    assert 5 < np.median(ripple) < 100
+
+
 def test_views() -> None:
     views = [draw_view(np.random.default_rng(seed)) for seed in range(400)]
     shifts = np.array([view.shift for view in views])
@@ -306,7 +372,7 @@ def test_reflectance_fits_the_maxima_that_the_loader_clamps_to() -> None:
 
 def test_truth_uses_the_whole_range() -> None:
     images = []
-    for number in range(8):
+    for number in range(16):
         patch = dataset.plan_patch(seed=0, split="train", number=number, size=128)
         images.append(dataset.spot_image(patch, dataset.landscape_of(patch), patch.spot_day))
     low, high = np.percentile(np.stack(images), [0.5, 99.9])
