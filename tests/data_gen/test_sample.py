@@ -328,7 +328,7 @@ def test_blur_and_noise_are_drawn_as_real_ones_are() -> None:
 
 
 def test_fields_are_not_smooth() -> None:
-    scene = landscape(np.random.default_rng(3), 256)
+    scene = draw_landscape(np.random.default_rng(3), 256)
     grass = scene.surfaces.kind[scene.label] == KINDS["meadow"]
     red = scene.reflectance(200)[0] * 10000
     ripple = np.abs(np.diff(red, axis=1))[grass[:, 1:] & grass[:, :-1] & (np.diff(scene.label, axis=1) == 0)]
