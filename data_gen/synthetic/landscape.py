@@ -130,7 +130,8 @@ class Canvas:
         relief = 1 + np.take(broad, self.label) * (0.7 * self.noise(11.0) + 0.7 * self.noise(34.0))
         relief += np.take(fine, self.label) * lit
         # Real fields are never smooth: 20 to 100 digital numbers of texture without a direction.
-        uneven = np.exp(self.generator.uniform(*np.log(_UNEVEN), broad.shape)) * (broad > 0.02)
+        least, most = np.log(_UNEVEN)
+        uneven = np.exp(self.generator.uniform(least, most, broad.shape)) * (broad > 0.02)
         relief += np.take(uneven.astype(np.float32), self.label) * (0.6 * self.noise(1.3) + 0.8 * self.noise(4.5))
         np.clip(relief, 0.35, 1.8, out=relief)
         relief *= shade
