@@ -21,18 +21,14 @@ from utils.images import save_png
 
 def _parser() -> Parser:
     parser = Parser(description="Check a raw or prepared data set. Exit code 1 where training on it would go wrong.")
-    parser.add_argument("root", type=Path, metavar="ROOT", help="a raw data set or a prepared folder")
-    parser.add_argument(
-        "--sample",
-        type=int,
-        default=200,
-        metavar="N",
-        help="patches whose acquisitions are read too (default 200, 0: all); truths and dates are always all looked at",
-    )
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write everything that was found")
-    parser.add_argument(
-        "--sheet", type=Path, metavar="FILE", help="write the contact sheet, a PNG (default: beside --json, if given)"
-    )
+    add = parser.add_argument
+    # fmt: off
+    add("root", type=Path, metavar="ROOT", help="a raw data set or a prepared folder")
+    add("--sample", type=int, default=200, metavar="N",
+        help="patches whose acquisitions are read too (default 200, 0: all); truths and dates are always all looked at")
+    add("--json", type=Path, metavar="FILE", help="write everything that was found")
+    add("--sheet", type=Path, metavar="FILE", help="write the contact sheet, a PNG (default: beside --json, if given)")
+    # fmt: on
     return parser
 
 

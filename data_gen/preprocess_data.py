@@ -22,31 +22,21 @@ from utils.store import FOLDER
 
 def _parser() -> Parser:
     parser = Parser(description="Prepare a raw data set: ROOT/dataset_*.pkl and its rasters -> ROOT/preprocessed/.")
-    parser.add_argument("root", type=Path, metavar="ROOT", help="the raw data set")
-    parser.add_argument("--max_s2_images", type=int, default=8, metavar="N", help="acquisitions a patch (default 8)")
-    parser.add_argument(
-        "--select",
-        choices=SELECTIONS,
-        default="nearest",
-        help="which ones: the nearest in time, or the first of the table as the reference implementation takes them",
-    )
-    parser.add_argument("--workers", type=int, metavar="N", help="processes (default: the cores, where it pays)")
-    parser.add_argument("--output", type=Path, metavar="DIR", help="where to (default ROOT/preprocessed)")
-    parser.add_argument("--strict", action="store_true", help="what can't be used is an error")
-    normalisation = parser.add_mutually_exclusive_group()
-    normalisation.add_argument(
-        "--percentiles",
-        type=float,
-        metavar="P",
-        help="normalise by these percentiles of the train split, e.g. 98 (default: the published ones of BreizhSR)",
-    )
-    normalisation.add_argument(
-        "--maxima",
-        type=float,
-        nargs=3,
-        metavar="M",
-        help="normalise by these reflectances of red, green and blue: those of the model to use",
-    )
+    add = parser.add_argument
+    # fmt: off
+    add("root", type=Path, metavar="ROOT", help="the raw data set")
+    add("--max_s2_images", type=int, default=8, metavar="N", help="acquisitions a patch (default 8)")
+    add("--select", choices=SELECTIONS, default="nearest",
+        help="which ones: the nearest in time, or the first of the table as the reference implementation takes them")
+    add("--workers", type=int, metavar="N", help="processes (default: the cores, where it pays)")
+    add("--output", type=Path, metavar="DIR", help="where to (default ROOT/preprocessed)")
+    add("--strict", action="store_true", help="what can't be used is an error")
+    add = parser.add_mutually_exclusive_group().add_argument
+    add("--percentiles", type=float, metavar="P",
+        help="normalise by these percentiles of the train split, e.g. 98 (default: the published ones of BreizhSR)")
+    add("--maxima", type=float, nargs=3, metavar="M",
+        help="normalise by these reflectances of red, green and blue: those of the model to use")
+    # fmt: on
     return parser
 
 

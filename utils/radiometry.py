@@ -18,9 +18,6 @@ PUBLISHED_MAXIMA = (0.2058, 0.1583, 0.1118)  # 98th percentiles of BreizhSR's tr
 LEVELS = 256
 _REACH = 2  # low-resolution pixels on either side that enter a bicubic one
 
-Floats = NDArray[np.floating]
-Integers = NDArray[np.integer]
-
 
 def normalise_lr(reflectance: Tensor, maxima: Sequence[float] | Tensor) -> Tensor:
     """Reflectance (..., C, h, w) to [-1, 1], each band clamped to [0, maximum of the band]."""
@@ -81,7 +78,9 @@ def _matrix(length: int, scale: int, mode: str) -> Tensor:
         return _interpolated(impulses, scale, mode)[0, :, :, 0].T.contiguous()
 
 
-def match_histogram(levels: Floats, counts: Integers, reference: Floats) -> Floats:
+def match_histogram(
+    levels: NDArray[np.floating], counts: NDArray[np.integer], reference: NDArray[np.floating]
+) -> NDArray[np.floating]:
     """The values (n,) that n ascending levels take so that an image of them is distributed as ``reference``.
 
     ``counts`` (n,) says how many pixels of the image have each level. Quantiles are interpolated in float64, as
@@ -93,7 +92,9 @@ def match_histogram(levels: Floats, counts: Integers, reference: Floats) -> Floa
     return np.interp(quantiles, reference_quantiles, values)
 
 
-def match_moment(levels: Floats, counts: Integers, reference: Floats) -> Floats:
+def match_moment(
+    levels: NDArray[np.floating], counts: NDArray[np.integer], reference: NDArray[np.floating]
+) -> NDArray[np.floating]:
     """The values (n,) that n levels take so that an image of them gets mean and standard deviation of ``reference``.
 
     ``counts`` as above. Deviations are those of the population; a constant image becomes the mean.
@@ -105,7 +106,9 @@ def match_moment(levels: Floats, counts: Integers, reference: Floats) -> Floats:
     return (levels - mean) * gain + reference.mean(dtype=np.float64)
 
 
-MATCHINGS: dict[str, Callable[[Floats, Integers, Floats], Floats]] = {
+MATCHINGS: dict[
+    str, Callable[[NDArray[np.floating], NDArray[np.integer], NDArray[np.floating]], NDArray[np.floating]]
+] = {
     "histogram": match_histogram,
     "moment": match_moment,
 }

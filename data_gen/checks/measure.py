@@ -95,7 +95,6 @@ MEANINGS = {
 def measure_source(source: Source, *, sample: int) -> Measurements:
     """Look at all truths and dates, and at the acquisitions of ``sample`` patches, evenly over each split (0: all)."""
     data = Measurements(source.root, source.kind, source.maxima)
-    source.begin()
     for ref in tqdm(source.refs, desc="truths and dates", leave=False):
         data.patches[ref.split] = data.patches.get(ref.split, 0) + 1
         data.offsets.setdefault(ref.split, []).append(source.offsets(ref))

@@ -1,11 +1,12 @@
-"""Raw and prepared data sets seen the same way: patches with a truth and views, as they lie on disk.
+"""Raw and prepared data sets read the same way: patches with a truth and views, as they lie on disk.
 
-Nothing is dropped or mended here, unlike in data_gen/dataset.py: what can't be used is a `Fault` that names the file.
+Unlike data_gen/dataset.py this drops and mends nothing: what can't be used is a `Fault` that names the file.
 """
 
+import contextlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -27,7 +28,7 @@ from data_gen.dataset import (
 from utils.errors import DataError
 from utils.geo.acquisitions import GDAL_ERRORS, day_in
 from utils.radiometry import MATCHINGS, PUBLISHED_MAXIMA, count_levels, matching_table, normalise_lr, reflectance
-from utils.store import Key, Manifest, Shard, checksum, open_shard, read_manifest
+from utils.store import Key, Shard, checksum, open_shard, read_manifest
 
 FARTHEST = 1e9  # metres: no coordinate on Earth is larger
 SHORTEST = 1e-6  # metres or degrees: no patch has a shorter side
@@ -70,26 +71,31 @@ class SourceView(NamedTuple):
     missing: NDArray[np.bool_]  # (h, w): nodata, not a number, or 0 in all bands
 
 
-class Source(Protocol):
-    """A data set to look at. Methods raise Unusable for what can't be read and note faults in ``faults``."""
+class Source:
+    """A data set to look at: its patches, and what is wrong with single ones. Methods raise Unusable."""
 
-    root: Path
-    kind: str  # raw | prepared
-    refs: list[Ref]
-    maxima: tuple[float, ...]  # reflectance that becomes 1, a band
-    faults: list[Fault]
+    kind = ""  # raw | prepared
 
-    def begin(self) -> None:
-        """Look at what doesn't belong to one patch alone."""
+    def __init__(self, root: Path, *, maxima: tuple[float, ...]) -> None:
+        self.root = root
+        self.maxima = maxima  # reflectance that becomes 1, a band
+        self.refs: list[Ref] = []
+        self.faults: list[Fault] = []
+
+    def note(self, check: str, ref: Ref, path: object, what: str) -> None:
+        self.faults.append(Fault(check, ref.split, ref.key, str(path), what))
 
     def offsets(self, ref: Ref) -> list[int]:
         """Days from the truth of all acquisitions of a patch, as they are recorded; no image is read."""
+        raise NotImplementedError
 
     def truth(self, ref: Ref) -> tuple[NDArray[Any], Place | None]:
         """The high-resolution image (3, H, W), in the type that it is kept in, and where it lies."""
+        raise NotImplementedError
 
     def views(self, ref: Ref) -> Iterator[SourceView]:
         """The acquisitions that can be read."""
+        raise NotImplementedError
 
     def verify(self, ref: Ref) -> None:
         """Compare what is derived from the images with them."""
@@ -103,50 +109,47 @@ def has_place(columns: dict[str, Any]) -> bool:
 _ROUNDING = 1  # days that a date and its acquisition's key may differ by
 
 
-class RawSource:
+class RawSource(Source):
     """Tables and the rasters they name."""
 
     kind = "raw"
 
     def __init__(self, root: Path) -> None:
-        self.root = root
-        self.maxima: tuple[float, ...] = PUBLISHED_MAXIMA
-        self.faults: list[Fault] = []
+        super().__init__(root, maxima=PUBLISHED_MAXIMA)
         self._folder = root.resolve()
         self._rows = read_rows(table_paths(root))
         self.refs = [Ref(split, row.key, i) for split, rows in self._rows.items() for i, row in enumerate(rows)]
-        self._placed = all(has_place(row.columns) for rows in self._rows.values() for row in rows)
-        self._side = 0.0  # of a patch, where the table says its place
+        rows = [row for rows in self._rows.values() for row in rows]
+        self._placed = all(has_place(row.columns) for row in rows)
+        self._side = self._common_side(rows) if self._placed else 0.0
 
-    def begin(self) -> None:
-        for ref in self.refs:
-            row = self._row(ref)
-            if self._placed and not self._side and isinstance(row.hr, str):
-                try:
+    def _common_side(self, rows: list[TableRow]) -> float:
+        """The side of a patch in metres: that of the first truth that tells; 0 where none does."""
+        for row in rows:
+            if isinstance(row.hr, str):
+                with contextlib.suppress(Unusable, DataError):
                     with opened(inside(self._folder, row.hr), georeferenced=True) as source:
                         side = abs(source.transform.a) * source.width
-                    self._side = side if SHORTEST <= side < FARTHEST else 0.0  # else a damaged georeference
-                except (Unusable, DataError):
-                    continue
+                    if SHORTEST <= side < FARTHEST:  # else a damaged georeference
+                        return side
+        return 0.0
 
     def offsets(self, ref: Ref) -> list[int]:
         row = self._row(ref)
         try:
             acquisitions = acquisitions_of(row)
         except Unusable as reason:
-            self._note("pairs", ref, row.hr, str(reason))
+            self.note("pairs", ref, row.hr, str(reason))
             return []
         for acquisition in acquisitions:
-            if not self._exists(ref, acquisition.path):
-                self._note("files", ref, acquisition.path, "missing file")
+            if not self._exists(acquisition.path):
+                self.note("files", ref, acquisition.path, "missing file")
+            date = row.dates[acquisition.position]
             if abs(acquisition.distance - abs(acquisition.offset)) > _ROUNDING:
-                self._note(
-                    "dates", ref, acquisition.path,
-                    f"is {acquisition.offset} days away by its date, {acquisition.distance} by its key",
-                )  # fmt: skip
-            elif _other_day(acquisition.path, row.dates[acquisition.position]):
-                date = str(row.dates[acquisition.position])[:10]
-                self._note("names", ref, acquisition.path, f"its date is {date}, its name says another")
+                what = f"is {acquisition.offset} days away by its date, {acquisition.distance} by its key"
+                self.note("dates", ref, acquisition.path, what)
+            elif _other_day(acquisition.path, date):
+                self.note("names", ref, acquisition.path, f"its date is {str(date)[:10]}, its name says another")
         return [acquisition.offset for acquisition in acquisitions]
 
     def truth(self, ref: Ref) -> tuple[NDArray[Any], Place | None]:
@@ -158,9 +161,8 @@ class RawSource:
         return np.where(np.isfinite(pixels), pixels, 0) if pixels.dtype.kind == "f" else pixels, place
 
     def views(self, ref: Ref) -> Iterator[SourceView]:
-        row = self._row(ref)
         try:
-            acquisitions = acquisitions_of(row)
+            acquisitions = acquisitions_of(self._row(ref))
         except Unusable:
             return
         for acquisition in acquisitions:
@@ -170,27 +172,21 @@ class RawSource:
             except Missing:
                 continue  # noted before
             except Unusable as reason:
-                self._note("files", ref, acquisition.path, str(reason))
+                self.note("files", ref, acquisition.path, str(reason))
                 continue
             yield SourceView(acquisition.path, acquisition.offset, pixels, _missing(pixels, nodata))
 
-    def verify(self, ref: Ref) -> None:
-        pass
-
     def _row(self, ref: Ref) -> TableRow:
         return self._rows[ref.split][ref.position]
-
-    def _note(self, check: str, ref: Ref, path: Any, what: str) -> None:
-        self.faults.append(Fault(check, ref.split, ref.key, str(path), what))
 
     def _inside(self, ref: Ref, path: str) -> Path:
         try:
             return inside(self._folder, path)
         except DataError:
-            self._note("paths", ref, path, "leads out of the data set's folder")
+            self.note("paths", ref, path, "leads out of the data set's folder")
             raise Unusable("leads out of the data set's folder") from None
 
-    def _exists(self, ref: Ref, path: str) -> bool:
+    def _exists(self, path: str) -> bool:
         try:
             return inside(self._folder, path).is_file()
         except DataError:
@@ -230,32 +226,24 @@ def _missing(pixels: NDArray[Any], nodata: float | None) -> NDArray[np.bool_]:
 _SPOT_PIXEL = 2.5  # metres: the store doesn't say
 
 
-class PreparedSource:
+class PreparedSource(Source):
     """The prepared store."""
 
     kind = "prepared"
 
     def __init__(self, folder: Path) -> None:
-        self.root = folder
-        self.manifest: Manifest = read_manifest(folder)
-        self.maxima = self.manifest.maxima
-        self.faults: list[Fault] = []
-        self.refs: list[Ref] = []
+        self.manifest = read_manifest(folder)
+        super().__init__(folder, maxima=self.manifest.maxima)
         self._shards: dict[tuple[str, int], Shard] = {}
-
-    def begin(self) -> None:
-        files = [
-            (split, number, info) for split, infos in self.manifest.splits.items() for number, info in enumerate(infos)
-        ]
+        files = [(split, i, info) for split, infos in self.manifest.splits.items() for i, info in enumerate(infos)]
         for split, number, info in tqdm(files, desc="shards", leave=False):
-            if checksum(self.root / info.file) != info.sha256:
-                self.faults.append(
-                    Fault("checksums", split, info.file, info.file, "isn't what was written: its checksum differs")
-                )
+            whole = Ref(split, info.file, 0, number)
+            if checksum(folder / info.file) != info.sha256:
+                self.note("checksums", whole, info.file, "isn't what was written: its checksum differs")
             try:
-                shard = open_shard(self.root, info, self.manifest.geometry)
+                shard = open_shard(folder, info, self.manifest.geometry)
             except DataError as error:
-                self.faults.append(Fault("shards", split, info.file, info.file, str(error)))
+                self.note("shards", whole, info.file, str(error))
                 continue
             self._shards[split, number] = shard
             self.refs += [Ref(split, key, row, number) for row, key in enumerate(shard["key"])]
@@ -264,18 +252,14 @@ class PreparedSource:
         shard = self._shards[ref.split, ref.shard]
         acquired = shard["alphas"][ref.position]
         if not bool(acquired[0]) or bool((acquired[1:] & ~acquired[:-1]).any()):
-            self._note("pairs", ref, "acquired views don't come before padded ones")
+            self.note("pairs", ref, self._file(ref), "acquired views don't come before padded ones")
         return shard["dates"][ref.position][acquired].tolist()
 
     def truth(self, ref: Ref) -> tuple[NDArray[Any], Place | None]:
         shard = self._shards[ref.split, ref.shard]
         columns = shard.get("columns")
-        here: dict[str, Any] = {}
-        if isinstance(columns, dict):
-            for name in ("x", "y"):
-                values = columns.get(name)
-                if isinstance(values, list) and len(values) > ref.position:
-                    here[name] = values[ref.position]
+        lists = {name: columns.get(name) for name in ("x", "y")} if isinstance(columns, dict) else {}
+        here = {n: x[ref.position] for n, x in lists.items() if isinstance(x, list) and len(x) > ref.position}
         side = _SPOT_PIXEL * self.manifest.geometry.hr_size
         place = Place("", here["x"], here["y"], side) if has_place(here) else None
         return shard["hr"][ref.position].numpy(), place
@@ -305,8 +289,7 @@ class PreparedSource:
             name = f"{prefix}matching" + ("" if method == "histogram" else f"_{method}")
             expected = matching_table(counts, normalised, method=method)
             if not torch.allclose(shard[name][row], expected, rtol=0, atol=1e-5):
-                self._note("tables", ref, f"{name} is not that of its images")
+                self.note("tables", ref, self._file(ref), f"{name} is not that of its images")
 
-    def _note(self, check: str, ref: Ref, what: str) -> None:
-        file = self.manifest.splits[ref.split][ref.shard].file
-        self.faults.append(Fault(check, ref.split, ref.key, file, what))
+    def _file(self, ref: Ref) -> str:
+        return self.manifest.splits[ref.split][ref.shard].file
