@@ -301,16 +301,21 @@ def lpips(case: str, entry: dict[str, Any], inputs: Inputs, dtype: torch.dtype) 
     return {"distance": metric(as_levels(truth + (20 * inputs["noise"]).round()), truth.byte())}
 
 
-def perceptual(case: str, entry: dict[str, Any], inputs: Inputs, dtype: torch.dtype) -> Outputs:
-    widths = iter([64, 64, 128, 128, *[256] * 4, *[512] * 8])
-    channels, weights = 3, {}
-    for index in (0, 2, 5, 7, 10, 12, 14, 16, 19, 21, 23, 25, 28, 30, 32, 34):
-        width = next(widths)
+@cache
+def vgg_state() -> dict[str, Tensor]:
+    """VGG-19's convolutions under torchvision's names."""
+    channels, state = 3, {}
+    indices = (0, 2, 5, 7, 10, 12, 14, 16, 19, 21, 23, 25, 28, 30, 32, 34)
+    for index, width in zip(indices, (64, 64, 128, 128, *[256] * 4, *[512] * 8), strict=True):
         for part, shape in (("weight", (width, channels, 3, 3)), ("bias", (width,))):
             name = f"features.{index}.{part}"
-            weights[name] = torch.from_numpy(recipe.tensor(name, shape))
+            state[name] = torch.from_numpy(recipe.tensor(name, shape))
         channels = width
-    loss = losses.PerceptualLoss(weights).to(dtype)
+    return state
+
+
+def perceptual(case: str, entry: dict[str, Any], inputs: Inputs, dtype: torch.dtype) -> Outputs:
+    loss = losses.PerceptualLoss(vgg_state()).to(dtype)
     return {"loss": loss(inputs["prediction"], inputs["truth"])}
 
 

@@ -7,7 +7,6 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from models.layers import repeat_pixels
 from models.unet import UNet
 from tests.models.nets import BACKBONES, random_series, small_backbone
 
@@ -62,10 +61,3 @@ def test_unet() -> None:
     network = UNet(dim=8, dim_mults=(1, 2), cond_channels=4)
     x, condition = torch.randn(2, 3, 16, 24), torch.randn(2, 8, 16, 24)
     assert_same_gradients(network, lambda unet: unet(x, torch.tensor([3, 77]), condition).square().mean())
-
-
-def test_repeated_pixels_are_nearest_neighbours() -> None:
-    x = torch.arange(12.0).reshape(1, 2, 2, 3)
-    expected = x.repeat_interleave(2, dim=-1).repeat_interleave(2, dim=-2)
-    assert torch.equal(repeat_pixels(x), expected)
-    assert torch.equal(torch.compile(repeat_pixels, backend="eager")(x), expected)

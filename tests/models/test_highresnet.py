@@ -2,7 +2,6 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
 
 from models.highresnet import Decoder, DecoderKind, HighResNet, RecursiveFusion, median_view
 from tests.golden import Golden, names
@@ -22,40 +21,9 @@ def test_golden(golden: Golden, name: str) -> None:
         torch.testing.assert_close(prediction.features, entry["outputs"][case]["fused"], **CLOSE)
 
 
-@pytest.mark.parametrize("alpha_residual", [True, False])
-def test_an_odd_number_of_views_drops_the_last(alpha_residual: bool) -> None:
-    fusion = RecursiveFusion(width=4, alpha_residual=alpha_residual)
-    x, alphas = torch.randn(2, 5, 4, 3, 6), torch.ones(2, 5)
-    torch.testing.assert_close(fusion(x, alphas), fusion(x[:, :4], alphas[:, :4]))
-
-
 def test_one_view_passes_as_it_is() -> None:
     x = torch.randn(2, 1, 4, 3, 6)
     assert torch.equal(RecursiveFusion(width=4)(x, torch.ones(2, 1)), x[:, 0])
-
-
-def test_pairs_the_first_half_with_the_reversed_second() -> None:
-    fusion, pairs = RecursiveFusion(width=1), []
-
-    class Record(nn.Module):
-        def forward(self, x: Tensor) -> Tensor:
-            pairs.append(x[:, :, 0, 0].tolist())
-            return torch.ones(len(x), 1, 1, 1)
-
-    fusion.fuse = Record()  # type: ignore[assignment]
-    views = torch.tensor([10.0, 20, 30, 40, 50, 60]).view(1, 6, 1, 1, 1)
-    alphas = torch.tensor([[0.1, 0.2, 0.3, 0.4, 0.5, 0.6]])
-    out = fusion(views, alphas)
-    assert pairs[0] == [[10, 60], [20, 50], [30, 40]]
-    # Each first view gained its partner's alpha; of the three the last is dropped, the alphas of the first half go on.
-    assert pairs[1] == [pytest.approx([10.6, 20.5])]
-    assert out.item() == pytest.approx(10.6 + 0.2)
-
-
-def test_a_padded_partner_adds_nothing() -> None:
-    fusion, x = RecursiveFusion(width=4), torch.randn(1, 2, 4, 3, 6)
-    assert torch.equal(fusion(x, torch.tensor([[1.0, 0.0]])), x[:, 0])
-    assert not torch.equal(fusion(x, torch.tensor([[0.0, 1.0]])), x[:, 0])
 
 
 def test_padding_enters_through_the_mask() -> None:

@@ -52,30 +52,6 @@ def small(**options: Any) -> LTAE2d:
     return LTAE2d(channels=8, heads=4, d_k=2, d_model=16, mlp=(16, 12, 8), **options)
 
 
-def pixel_by_pixel(network: LTAE2d, x: Tensor, dates: Tensor) -> Tensor:
-    """The paper's layout: a batch of single pixels, each a sequence of T vectors, through the modules themselves."""
-    batch, _, _, height, width = x.shape
-    rows = x.permute(0, 3, 4, 2, 1).flatten(0, 2)  # (B * h * w, C, T)
-    tokens = network.inconv(network.in_norm(rows)).transpose(1, 2)  # (B * h * w, T, d_model)
-    if network.positional_encoding:
-        tokens = tokens + network.position(dates).repeat_interleave(height * width, dim=0)
-    heads, d_k = network.attention_heads.Q.shape
-    keys = network.attention_heads.fc1_k(tokens).unflatten(-1, (heads, d_k))  # (B * h * w, T, heads, d_k)
-    attention = torch.einsum("hk,nthk->nth", network.attention_heads.Q, keys).div(d_k**0.5).softmax(dim=1)
-    mixed = torch.einsum("nth,nthd->nhd", attention, tokens.unflatten(-1, (heads, -1))).flatten(1)
-    out = network.out_norm(network.mlp(mixed))
-    return out.view(batch, height, width, -1).permute(0, 3, 1, 2)
-
-
-@pytest.mark.parametrize("training", [True, False])
-@pytest.mark.parametrize("positional_encoding", [True, False])
-def test_equals_the_layout_pixel_by_pixel(training: bool, positional_encoding: bool) -> None:
-    network = small(dropout=0.0, positional_encoding=positional_encoding).double().train(training)
-    network.attention_heads.dropout.p = 0.0
-    x, dates = torch.randn(2, 5, 8, 3, 4, dtype=torch.float64), torch.randint(-90, 90, (2, 5)).double()
-    torch.testing.assert_close(network(x, dates)[0], pixel_by_pixel(network, x, dates))
-
-
 def test_layout_in_memory_does_not_matter() -> None:
     network, dates = small().double().eval(), torch.tensor([[0.0, 4.0, -3.0]] * 2, dtype=torch.float64)
     x = torch.randn(2, 3, 8, 5, 4, dtype=torch.float64)
