@@ -26,7 +26,8 @@ from data_gen.custom.splits import SPLITS
 from data_gen.workers import quiet
 from utils.cli import Parser, run
 from utils.errors import ConfigError, DataError
-from utils.geo.acquisitions import Acquisition, find_acquisitions
+from utils.geo.acquisitions import find_acquisitions
+from utils.geo.sources import Acquisition
 from utils.signals import raise_at_sigterm
 from utils.store import SCALES
 
@@ -69,9 +70,9 @@ def _main(options: argparse.Namespace) -> None:
     raise_at_sigterm("stopped; nothing was written")
     quiet()
     masks = None if options.mask in ("auto", "none") else Path(options.mask)
-    truths = _dated(find_acquisitions(_paths(options.hr, "--hr"), days=options.hr_dates, bands=options.hr_bands,
+    truths = _dated(find_acquisitions(_paths(options.hr, "--hr"), days=options.hr_dates, numbers=options.hr_bands,
                                       scale=1.0), "--hr_dates")  # fmt: skip
-    views = _dated(find_acquisitions(_paths(options.lr, "--lr"), days=options.lr_dates, bands=options.lr_bands,
+    views = _dated(find_acquisitions(_paths(options.lr, "--lr"), days=options.lr_dates, numbers=options.lr_bands,
                                      scale=options.lr_unit, masks=masks), "--lr_dates")  # fmt: skip
     try:
         counts = build(truths, views, options.output, wanted)

@@ -208,8 +208,8 @@ def predict(options: argparse.Namespace, world: World) -> None:
         raise ConfigError("--predict goes without --infer, --reset and --dry_run")
     experiment = _open(options)
     task, saved = trained_task(experiment), experiment.saved
-    maxima = saved.content.get("maxima") if saved else None
-    predictor = SuperResolver(task, experiment.settings, maxima=maxima, world=world)
+    maxima, bands = (saved.content.get(key) if saved else None for key in ("maxima", "bands"))
+    predictor = SuperResolver(task, experiment.settings, maxima=maxima, bands=bands, world=world)
     source = f"{saved.path.name} of {experiment.name}, step {saved.global_step}" if saved else experiment.name
     output = predict_from_options(options, predictor, world, checkpoint=source, seed=experiment.settings.training.seed)
     if world.is_main:

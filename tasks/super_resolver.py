@@ -19,6 +19,7 @@ from utils.config.settings import Settings
 from utils.dataloader import nearest_views
 from utils.distributed import World
 from utils.errors import ConfigError
+from utils.geo.bands import RGB
 from utils.radiometry import PUBLISHED_MAXIMA, bicubic, denormalise_lr, normalise_lr
 from utils.randomness import word
 
@@ -31,14 +32,13 @@ class SuperResolver:
     The attributes and the call are what `tasks.predict` needs of a network; `at_date` is for one place by itself.
     """
 
-    channels = 3
-
     def __init__(
         self,
         task: Task,
         settings: Settings,
         *,
         maxima: Sequence[float] | None,
+        bands: Sequence[str] | None = None,
         world: World,
         calibration: Sequence[float] | None = None,
     ) -> None:
@@ -48,6 +48,7 @@ class SuperResolver:
         self.scale = settings.data.sr_scale
         self.num_dates = settings.data.sen2_amount
         self.maxima = tuple(maxima or PUBLISHED_MAXIMA)
+        self.bands = tuple(bands or RGB)
         self.stochastic = task.sampler_name is not None
         self.states_uncertainty = settings.model.uncertainty != "none"
         self.calibration = tuple(calibration) if calibration else None
@@ -78,7 +79,7 @@ class SuperResolver:
         Raises:
             ConfigError: images and dates don't fit each other.
         """
-        if images.dim() != 4 or images.shape[1] != self.channels or not 0 < len(images) == len(dates):
+        if images.dim() != 4 or images.shape[1] != len(self.bands) or not 0 < len(images) == len(dates):
             raise ConfigError(f"{tuple(images.shape)} are no images (T, 3, h, w) with {len(dates)} dates")
         images = images.to(self._world.device, torch.float32)
         days = torch.tensor([(day - target).days for day in dates], device=images.device)  # (T,)
@@ -101,4 +102,5 @@ def load_super_resolver(source: Path | str, *, world: World) -> SuperResolver:
     settings = saved_settings(saved)
     task = build_task(settings)
     logger.info(load_weights(task.model, saved.state, source=saved.path))
-    return SuperResolver(task, settings, maxima=saved.content.get("maxima"), world=world)
+    maxima, bands = saved.content.get("maxima"), saved.content.get("bands")
+    return SuperResolver(task, settings, maxima=maxima, bands=bands, world=world)

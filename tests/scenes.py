@@ -1,6 +1,9 @@
 """Small scenes for tests: series of GeoTIFFs, miniature .SAFE products, networks that are no networks."""
 
-from collections.abc import Sequence
+import json
+import shutil
+import zipfile
+from collections.abc import Mapping, Sequence
 from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
@@ -18,6 +21,7 @@ from tasks.base import Result
 from tasks.scenes.predict import Request, predict_scene
 from utils.distributed import World
 from utils.geo.acquisitions import find_acquisitions
+from utils.geo.bands import METRES, RGB, common_name
 from utils.radiometry import PUBLISHED_MAXIMA
 
 TRANSFORM = Affine(10, 0, 399960, 0, -10, 5300040)
@@ -120,11 +124,48 @@ def write_safe(
     return product
 
 
+def write_band_files(
+    folder: Path, numbers: NDArray, *, prefix: str = "", names: Sequence[str] = RGB, **profile: Any
+) -> None:
+    """A file a band; the 20 m bands on their own grid, from every other pixel."""
+    for name, values in zip(names, numbers, strict=True):
+        coarse = METRES.get(name, 20) == 20
+        pixels, transform = (values[::2, ::2], TRANSFORM @ Affine.scale(2)) if coarse else (values, TRANSFORM)
+        write_tif(folder / f"{prefix}{name}.tif", pixels[None], transform=transform, names=(), **profile)
+
+
+def write_item(
+    path: Path, *, day: date, hrefs: dict[str, str], properties: Mapping[str, Any] | None = None, **asset: Any
+) -> Path:
+    """A STAC item: what ``hrefs`` say by Sentinel-2's names of bands, as Earth Search writes it."""
+    assets: dict[str, Any] = {}
+    for band, href in hrefs.items():
+        key = common_name(band)
+        described = {"eo:bands": [{"name": key, "common_name": key}]} if band != "scl" else {}
+        assets[key] = {"href": href, "type": "image/tiff; application=geotiff", "roles": ["data"], **described, **asset}
+    item = {
+        "type": "Feature", "stac_version": "1.0.0", "id": f"S2B_30TXT_{day:%Y%m%d}_0_L2A", "assets": assets,
+        "properties": {"datetime": f"{day}T10:50:31Z", **(properties or {})},
+    }  # fmt: skip
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(item))
+    return path
+
+
+def zipped(folder: Path, archive: Path) -> Path:
+    """A folder in a zip file, and no longer beside it."""
+    with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as file:
+        for path in sorted(folder.rglob("*")):
+            file.write(path, path.relative_to(folder.parent))
+    shutil.rmtree(folder)
+    return archive
+
+
 class Network:
     """The bicubic image and the mean of the views' detail: looks ``halo`` pixels far, in space and at all dates."""
 
     scale = 4
-    channels = 3
+    bands: tuple[str, ...] = RGB
     maxima: tuple[float, ...] = PUBLISHED_MAXIMA
     stochastic = False
     about = ""

@@ -22,8 +22,9 @@ from tasks.scenes.tiles import Predictor, TileRunner
 from tasks.scenes.tiling import Layout, overlap_for, plan
 from utils.distributed import World
 from utils.errors import ConfigError, DataError
-from utils.geo.acquisitions import Acquisition, day_in, find_acquisitions
+from utils.geo.acquisitions import day_in, find_acquisitions
 from utils.geo.raster import region_of
+from utils.geo.sources import Acquisition, file_stamp
 
 logger = logging.getLogger(__name__)
 
@@ -79,8 +80,7 @@ def predict_scene(
     """
     files = _outputs(request, predictor)
     target = request.target or max((a.day for a in acquisitions if a.day), default=None)
-    if any(len(a.bands) != predictor.channels for a in acquisitions):
-        raise ConfigError(f"this checkpoint wants {predictor.channels} bands; {acquisitions[0].name} gives others")
+    assert all(len(acquisition.bands) == len(predictor.bands) for acquisition in acquisitions)
     if len(acquisitions) < predictor.num_dates:
         logger.info(
             f"the network looks at {predictor.num_dates} acquisitions; {len(acquisitions)} are there, so it is padded"
@@ -115,7 +115,7 @@ def predict_scene(
             about["CALIBRATION"] = _calibration(predictor)
         if world.is_main:
             pixels = region.rows.size * region.columns.size * predictor.scale**2
-            results = pixels * files.bytes_a_pixel(predictor.channels)
+            results = pixels * files.bytes_a_pixel(len(predictor.bands))
             _state_disk(
                 request.output.parent,
                 tiles=math.prod(layout.counts) * tiles.record.itemsize,
@@ -149,7 +149,7 @@ def predict_scene(
                 store.write(index, record)
         world.barrier()
         if world.is_main:
-            mosaic = Mosaic(store, layout, scale=predictor.scale, channels=predictor.channels)
+            mosaic = Mosaic(store, layout, scale=predictor.scale, channels=len(predictor.bands))
             used = [acquisitions[i] for i in mosaic.used()]
             listed = "; ".join(f"{a.day} {a.name}" if a.day else a.name for a in used)
             write_map(mosaic, files, scene.grid, tags=about | {"ACQUISITIONS": listed}, maxima=predictor.maxima)
@@ -222,14 +222,13 @@ def fingerprint(
     checkpoint: str,
 ) -> dict[str, Any]:
     """Everything that a tile's pixels depend on: tiles on disk are used only where all of it is equal."""
-    paths = sorted({path for a in acquisitions for path, _ in (*a.bands, *([a.classes] if a.classes else []))})
     return {
         "acquisitions": [repr(acquisition) for acquisition in acquisitions],
-        "files": [(str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns) for path in paths],
+        "files": [file_stamp(path) for path in sorted({path for a in acquisitions for path in a.files})],
         "checkpoint": checkpoint,
         "settings": predictor.about,
         "scale": predictor.scale,
-        "channels": predictor.channels,
+        "bands": list(predictor.bands),
         "num_dates": predictor.num_dates,
         "maxima": list(predictor.maxima),
         "calibration": predictor.calibration and list(predictor.calibration),
@@ -251,12 +250,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of whole scenes."""
     add = parser.add_argument_group("whole scenes").add_argument
     # fmt: off
-    add("--predict", nargs="+", type=Path, metavar="INPUT", help="GeoTIFFs or .SAFE products, or folders of them")
+    add("--predict", nargs="+", type=Path, metavar="INPUT",
+        help="GeoTIFFs, files of one band each, .SAFE products (zipped too), folders of these; STAC items (.json)")
     add("--output", type=Path, metavar="OUT.tif", help="the Cloud-Optimized GeoTIFF to write")
     add("--date", type=_day, metavar="YYYY-MM-DD", help="target date (default: the last image's)")
     add("--dates", type=_days, default=[], metavar="D,D,...", help="dates of the images, in order of their names")
-    add("--bands", type=_numbers, default=[], metavar="R,G,B", help="numbers of the bands in the files, from 1")
+    add("--bands", type=_numbers, default=[], metavar="R,G,B", help="numbers of the model's bands in the files, from 1")
     add("--scale", type=float, metavar="10000", help="the pixel value that means reflectance 1")
+    add("--remote", action="store_true", help="read files that STAC items name over the network (https)")
     add("--samples", type=int, default=1, metavar="K", help="diffusion samples; the result is their mean")
     add("--uncertainty", type=Path, metavar="OUT_STD.tif", help="also write the standard deviation of the error")
     add("--explain", type=Path, metavar="OUT_EXPLAIN.tif", help="also write from which dates each place was made")
@@ -294,7 +295,13 @@ def predict_from_options(
 
     masks = None if options.mask in ("auto", "none") else Path(options.mask)
     acquisitions = find_acquisitions(
-        options.predict, days=options.dates, bands=options.bands, scale=options.scale, masks=masks
+        options.predict,
+        bands=predictor.bands,
+        numbers=options.bands,
+        days=options.dates,
+        scale=options.scale,
+        masks=masks,
+        remote=options.remote,
     )
     same = (
         "samples",

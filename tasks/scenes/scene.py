@@ -13,9 +13,9 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 
 from tasks.scenes.date_selection import CELL, FEATHER, DateChoice, feathered
-from utils.geo.acquisitions import Acquisition, open_raster
 from utils.geo.clouds import DOUBTFUL, GOOD, Mask, Quality
-from utils.geo.raster import AlignedReader, Grid, gdal_memory, grid_of, rated_pixels
+from utils.geo.raster import AlignedReader, Grid, gdal_memory, grid_of_acquisition, rated_pixels
+from utils.geo.sources import Acquisition, short_name
 from utils.geo.windows import Box, Span, mirrored
 
 logger = logging.getLogger(__name__)
@@ -51,24 +51,24 @@ class Scene:
         self.offsets = [(a.day - target).days if a.day and target else 0 for a in acquisitions]
         self._clouds = clouds
         self._files = contextlib.ExitStack()
-        with open_raster(acquisitions[0].bands[0][0]) as source:
-            self.grid: Grid = grid_of(source)
         self._files.enter_context(gdal_memory(acquisitions))
         self._readers: list[AlignedReader] = []
         try:
+            self.grid: Grid = grid_of_acquisition(acquisitions[0])
             for acquisition in acquisitions:
                 reader = AlignedReader(acquisition, self.grid)
                 self._files.callback(reader.close)
                 self._readers.append(reader)
                 for path in reader.resampled:
-                    logger.info(f"{path.name}: lies on another grid; resampled onto the first image's")
+                    logger.info(f"{short_name(path)}: lies on another grid; resampled onto the first image's")
         except BaseException:
             self._files.close()
             raise
         bare = [a.name for a in acquisitions if a.classes is None]
         if clouds and bare and len(acquisitions) > 1:
             logger.info(
-                f"{len(bare)} of {len(acquisitions)} images have no scene classification: clouds are told by brightness"
+                f"{len(bare)} of {len(acquisitions)} images have no scene classification: clouds are "
+                + ("told by brightness" if self._readers[0].tells_brightness else "left in, as red or blue is missing")
             )
         self.choice = DateChoice(
             quality=lambda index, box: self.pixels(index, box)[1],

@@ -30,7 +30,7 @@ class Predictor(Protocol):
     """A trained network as scenes need it."""
 
     scale: int
-    channels: int
+    bands: tuple[str, ...]  # Sentinel-2's names of what it sees and gives
     num_dates: int  # acquisitions that it wants; 1: a single image
     maxima: tuple[float, ...]  # reflectance of each band that is normalised to 1
     stochastic: bool  # results depend on noise
@@ -105,7 +105,7 @@ class TileRunner:
         self._seed = seed
         self._batch = batch
         height, width = layout.support(0, 0).shape
-        s, channels = predictor.scale, predictor.channels
+        s, channels = predictor.scale, len(predictor.bands)
         fields = [
             ("image", "<u2", (channels, s * height, s * width)),  # reflectance × 10000
             ("input", "<u2", (channels, height, width)),  # nearest acquisition, holes filled

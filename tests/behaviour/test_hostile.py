@@ -45,8 +45,9 @@ from utils.config.settings import KEYS
 from utils.dataloader import BreizhSRDataset, training_loader
 from utils.distributed import world
 from utils.errors import CheckpointError, ConfigError, DataError, TrainingError, UserError
-from utils.geo.acquisitions import find_acquisitions, open_raster
+from utils.geo.acquisitions import find_acquisitions
 from utils.geo.raster import AlignedReader, grid_of
+from utils.geo.sources import open_raster
 from utils.metrics.lpips import load_lpips
 from utils.report.page_pictures import save_pictures
 from utils.store import MANIFEST, checksum, read_manifest

@@ -46,13 +46,12 @@ def cloudy_classes(classes: NDArray[np.uint8]) -> Mask:
     return grow(np.isin(classes, CLOUD_CLASSES), CLOUD_MARGIN) | np.isin(classes, BAD_CLASSES)
 
 
-def cloudy_brightness(reflectance: NDArray[np.float32], data: Mask) -> Mask:
-    """Clouds by how bright and white they are, from red, green, blue (3, h, w) where there is data (h, w).
+def cloudy_brightness(red: NDArray[np.float32], blue: NDArray[np.float32], data: Mask) -> Mask:
+    """Clouds by how bright and white they are, from red and blue reflectance where there is data, all (h, w).
 
     A stopgap for images without a classification. It finds thick clouds; it misses haze, thin cirrus and all shadows,
     and takes snow, salt, surf and large white roofs for clouds.
     """
-    red, blue = reflectance[0], reflectance[2]
     bright = data & (blue > BRIGHT) & (blue > WHITE * red)
     large = grow(grow(bright | ~data, -SMALL), SMALL) & bright  # what the edge of the data cuts may be large
     return grow(large, BRIGHT_MARGIN)

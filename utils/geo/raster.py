@@ -21,7 +21,6 @@ from rasterio.windows import Window, from_bounds
 
 from utils.errors import ConfigError, DataError
 from utils.files import atomic_write
-from utils.geo.acquisitions import GDAL_ERRORS, Acquisition, Band, open_raster
 from utils.geo.clouds import (
     BRIGHT_MARGIN,
     DOUBTFUL,
@@ -35,6 +34,7 @@ from utils.geo.clouds import (
     grow,
     has_data,
 )
+from utils.geo.sources import GDAL_ERRORS, Acquisition, Band, network_options, open_raster, shown
 from utils.geo.windows import Box, Span
 
 BLOCK = 512  # pixels on a side of a GeoTIFF's tiles
@@ -130,43 +130,57 @@ class Pixels(NamedTuple):
 
 
 class AlignedReader:
-    """An acquisition on a grid; if its own is another, resampled (cubic, averaged if much finer; classes: nearest)."""
+    """An acquisition on a grid. Files on another grid are resampled: cubic, averaged if much finer, classes nearest."""
 
     def __init__(self, acquisition: Acquisition, grid: Grid) -> None:
         self._acquisition = acquisition
         self._grid = grid
         self._files = contextlib.ExitStack()
         self._opened: dict[tuple[Path, Resampling], DatasetReader | WarpedVRT] = {}
-        self._kernel = Resampling.nearest
-        self.resampled: list[Path] = []  # its files that lie on another grid
+        self._kernels: dict[Path, Resampling] = {}  # of files on another grid
+        self._reach = 0  # pixels around a missing one that a kernel mixes it into
+        self.resampled: list[Path] = []  # files on another grid, whose pixels are no multiples of this one's
         try:
-            for path in dict.fromkeys(path for path, _ in acquisition.bands):
-                if not self._is_laid(path):
-                    self._kernel = self._resampling(path)
-                    self.resampled.append(path)
-            if acquisition.classes and not self._is_laid(acquisition.classes[0]):
-                self._resampling(acquisition.classes[0])
+            for path in acquisition.files:
+                self._lay(path)
         except BaseException:
             self.close()
             raise
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Sentinel-2's names of its bands."""
+        return self._acquisition.names
+
+    @property
+    def tells_brightness(self) -> bool:
+        return set(BRIGHTNESS_BANDS) <= set(self.names)
+
     def close(self) -> None:
         self._files.close()
 
-    def _is_laid(self, path: Path) -> bool:
-        """Whether a file's pixels are those of the grid; a bare classification of the same size is taken for it."""
+    def _lay(self, path: Path) -> None:
+        """Choose how a file comes onto the grid. Raises DataError where that can't be."""
         with open_raster(path) as source:
             own = grid_of(source)
-        classes = self._acquisition.classes
-        bare = own.crs is None and classes is not None and path == classes[0]
-        return own.same_as(self._grid) or (bare and own.shape == self._grid.shape)
+        is_classes = self._acquisition.classes is not None and path == self._acquisition.classes[0]
+        bare = own.crs is None and is_classes and own.shape == self._grid.shape  # taken to lie where the image lies
+        if bare or own.same_as(self._grid):
+            return
+        kernel, ratio = self._kernel(path, own)
+        self._kernels[path] = kernel
+        if any(path == other for other, _ in self._acquisition.bands):
+            if kernel != Resampling.nearest:
+                self._reach = max(self._reach, KERNEL_REACH * max(1, round(ratio)))
+            if round(ratio) < 2 or not np.allclose(own.bounds, self._grid.bounds, atol=1e-3):
+                self.resampled.append(path)
 
-    def _resampling(self, path: Path) -> Resampling:
-        """The kernel that lays a file on the grid. Raises DataError where that can't be."""
-        with open_raster(path) as source:
-            own = grid_of(source)
+    def _kernel(self, path: Path, own: Grid) -> tuple[Resampling, float]:
+        """The kernel, and how many of the grid's pixels a pixel is wide."""
         if own.crs is None or self._grid.crs is None:
-            raise DataError(f"{path}: another size or no coordinate system, so it can't be laid over the first image")
+            raise DataError(
+                f"{shown(path)}: another size or no coordinate system, so it can't be laid over the first image"
+            )
         try:
             west, south, east, north = transform_bounds(own.crs, self._grid.crs, *own.bounds)
         except GDAL_ERRORS:
@@ -174,19 +188,20 @@ class AlignedReader:
         first = self._grid.bounds
         if not (west < first[2] and first[0] < east and south < first[3] and first[1] < north):
             raise DataError(
-                f"{path}: doesn't overlap the first image; it spans {west:.6g} {south:.6g} {east:.6g} {north:.6g}"
+                f"{shown(path)}: doesn't overlap the first image; "
+                f"it spans {west:.6g} {south:.6g} {east:.6g} {north:.6g}"
             )
-        if _whole_pixels_apart(own, self._grid):
-            return Resampling.nearest
         finer = abs(self._grid.transform.a) * own.width / (east - west)
-        return Resampling.average if finer >= AVERAGED else Resampling.cubic
+        if _whole_pixels_apart(own, self._grid):
+            return Resampling.nearest, 1
+        return (Resampling.average if finer >= AVERAGED else Resampling.cubic), 1 / finer
 
     def _open(self, path: Path, resampling: Resampling) -> DatasetReader | WarpedVRT:
         """Opened once and kept."""
         if (path, resampling) not in self._opened:
             source = self._files.enter_context(open_raster(path))
             view: DatasetReader | WarpedVRT = source
-            if not self._is_laid(path):
+            if path in self._kernels:
                 crs, transform, height, width = self._grid
                 view = self._files.enter_context(
                     WarpedVRT(source, crs=crs, transform=transform, height=height, width=width, resampling=resampling)
@@ -194,40 +209,49 @@ class AlignedReader:
             self._opened[path, resampling] = view
         return self._opened[path, resampling]
 
-    def _read(self, bands: Sequence[Band], box: Box, resampling: Resampling, *, masks: bool = False) -> NDArray:
-        """Numbers (or GDAL's masks) of bands, (C, h, w)."""
+    def _read(self, bands: Sequence[Band], box: Box, *, smooth: bool = False, masks: bool = False) -> NDArray:
+        """Numbers (or GDAL's masks) of bands, (C, h, w): resampled by the files' kernels, else their nearest pixels."""
         window = Window(box.columns.start, box.rows.start, box.columns.size, box.rows.size)
         result: list[NDArray] = []
         try:
             for path in dict.fromkeys(path for path, _ in bands):
-                source = self._open(path, resampling)
+                kernel = self._kernels.get(path, Resampling.nearest) if smooth else Resampling.nearest
+                source = self._open(path, kernel)
                 indexes = [index for other, index in bands if other == path]
                 result.append(
                     source.read_masks(indexes, window=window) if masks else source.read(indexes, window=window)
                 )
         except GDAL_ERRORS:
             row, column = box.rows.start, box.columns.start
-            raise DataError(f"{path}: can't be read at row {row}, column {column}: damaged or cut off") from None
+            raise DataError(f"{shown(path)}: can't be read at row {row}, column {column}: damaged or cut off") from None
         return np.concatenate(result)
 
     def read(self, box: Box) -> Pixels:
         """A window inside the grid."""
         acquisition = self._acquisition
-        resampled = self._kernel != Resampling.nearest
-        values = self._read(acquisition.bands, box, self._kernel)
+        values = self._read(acquisition.bands, box, smooth=True)
         gains, offsets = (np.array(x, np.float64).reshape(-1, 1, 1) for x in (acquisition.gains, acquisition.offsets))
         with np.errstate(invalid="ignore"):
             reflectance = (values * gains + offsets).astype(np.float32)
         # What a kernel mixed with nodata is no data either.
-        around = box.grown(KERNEL_REACH if resampled else 0).within(self._grid.box)
-        raw = self._read(acquisition.bands, around, Resampling.nearest) if resampled else values
-        data = has_data(raw, self._read(acquisition.bands, around, Resampling.nearest, masks=True))
-        if resampled:
-            data = ~grow(~data, KERNEL_REACH)[box.slices(around)]
+        around = box.grown(self._reach).within(self._grid.box)
+        raw = self._read(acquisition.bands, around) if self._reach else values
+        data = has_data(raw, self._read(acquisition.bands, around, masks=True))
+        if self._reach:
+            data = ~grow(~data, self._reach)[box.slices(around)]
         classes = None
         if acquisition.classes:
-            classes = self._read([acquisition.classes], box, Resampling.nearest)[0].astype(np.uint8)
+            classes = self._read([acquisition.classes], box)[0].astype(np.uint8)
         return Pixels(np.where(data, reflectance, 0), data, classes)
+
+
+def grid_of_acquisition(acquisition: Acquisition) -> Grid:
+    """That of its finest band."""
+    grids = []
+    for path in dict.fromkeys(path for path, _ in acquisition.bands):
+        with open_raster(path) as source:
+            grids.append(grid_of(source))
+    return min(grids, key=lambda grid: abs(grid.transform.a))
 
 
 def _whole_pixels_apart(a: Grid, b: Grid) -> bool:
@@ -241,8 +265,9 @@ def _whole_pixels_apart(a: Grid, b: Grid) -> bool:
 @contextlib.contextmanager
 def gdal_memory(acquisitions: Sequence[Acquisition]) -> Iterator[None]:
     """Bound what GDAL keeps, so that memory doesn't grow with the scene."""
-    jpeg2000 = any(path.suffix.lower() == ".jp2" for a in acquisitions for path, _ in a.bands)
-    with rasterio.Env(GDAL_CACHEMAX=CACHE_JPEG2000 if jpeg2000 else CACHE):
+    files = [path for acquisition in acquisitions for path in acquisition.files]
+    jpeg2000 = any(path.suffix.lower() == ".jp2" for path in files)
+    with rasterio.Env(GDAL_CACHEMAX=CACHE_JPEG2000 if jpeg2000 else CACHE), network_options(files):
         yield
 
 
@@ -322,6 +347,7 @@ class CogWriter:
             self._aside.unlink(missing_ok=True)
 
 
+BRIGHTNESS_BANDS = ("B04", "B02")  # red and blue tell clouds by how bright and white they are
 CLOUD_CONTEXT = BRIGHT_MARGIN + 2 * SMALL  # how far the cloud tests look
 
 
@@ -336,8 +362,9 @@ def rated_pixels(reader: AlignedReader, grid: Grid, box: Box, *, clouds: bool) -
     quality = np.where(data, GOOD, NOTHING).astype(np.uint8)
     if clouds and classes is not None:
         quality[cloudy_classes(classes)] = NOTHING
-    elif clouds:
-        quality[cloudy_brightness(reflectance, data) & data] = DOUBTFUL
+    elif clouds and reader.tells_brightness:
+        red, blue = (reflectance[reader.names.index(band)] for band in BRIGHTNESS_BANDS)
+        quality[cloudy_brightness(red, blue, data) & data] = DOUBTFUL
     rows, columns = box.slices(around)
     return reflectance[:, rows, columns], quality[rows, columns]
 

@@ -10,9 +10,11 @@ import rasterio
 
 from tests.scenes import ground, write_safe, write_series, write_tif
 from utils.errors import ConfigError, DataError
-from utils.geo.acquisitions import Acquisition, day_in, find_acquisitions
+from utils.geo.acquisitions import day_in, find_acquisitions
+from utils.geo.bands import RGB
 from utils.geo.raster import AlignedReader, Grid
 from utils.geo.sentinel2_safe import read_elements, read_safe
+from utils.geo.sources import Acquisition
 from utils.geo.windows import Box, Span
 
 DAY = date(2023, 8, 7)
@@ -84,7 +86,7 @@ def test_a_lone_image_needs_no_date(tmp_path: Path) -> None:
 def test_bands_by_name_by_number_and_by_order(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     bgr = write_tif(tmp_path / "bgr.tif", np.stack([*NUMBERS[::-1], NUMBERS[0]]), names=("Blue", "B3", "B04", "B08"))
     np.testing.assert_allclose(values(one(bgr)), NUMBERS / 10000, rtol=1e-6)
-    np.testing.assert_allclose(values(one(bgr, bands=[1, 2, 3])), NUMBERS[::-1] / 10000, rtol=1e-6)
+    np.testing.assert_allclose(values(one(bgr, numbers=[1, 2, 3])), NUMBERS[::-1] / 10000, rtol=1e-6)
     bare = write_tif(tmp_path / "bare.tif", NUMBERS, names=())
     with caplog.at_level(logging.INFO):
         find_acquisitions([bare])
@@ -97,7 +99,7 @@ def test_bands_that_cannot_be_told_apart(tmp_path: Path, bands: int) -> None:
     with pytest.raises(DataError, match=rf"a\.tif: {bands} band"):
         one(path)
     with pytest.raises(DataError, match="--bands 9,1,2 asks for others"):
-        one(path, bands=[9, 1, 2])
+        one(path, numbers=[9, 1, 2])
 
 
 def test_scale_by_type_by_tag_and_given(tmp_path: Path) -> None:
@@ -170,7 +172,7 @@ def damaged(tmp_path: Path, before: str, after: str) -> Path:
 )
 def test_damaged_metadata(tmp_path: Path, before: str, after: str, said: str) -> None:
     with pytest.raises(DataError, match=said):
-        read_safe(damaged(tmp_path, before, after))
+        read_safe(damaged(tmp_path, before, after), bands=RGB)
 
 
 def test_entities_are_never_expanded(tmp_path: Path) -> None:
@@ -179,7 +181,7 @@ def test_entities_are_never_expanded(tmp_path: Path) -> None:
     (tmp_path / "b.xml").write_text('<!DOCTYPE x [<!ENTITY a SYSTEM "file:///etc/hostname">]><x>&a;</x>')
     for name in ("a.xml", "b.xml"):
         with pytest.raises(DataError, match="document type"):
-            read_elements(tmp_path / name)
+            read_elements((tmp_path / name).read_bytes(), source=name)
 
 
 def test_incomplete_products(tmp_path: Path) -> None:
@@ -187,13 +189,13 @@ def test_incomplete_products(tmp_path: Path) -> None:
     red = next(product.rglob("*_B04_10m.jp2"))
     red.rename(red.with_name(red.name.replace("10m", "20m")))
     with pytest.raises(DataError, match="B04 only at 20m"):
-        read_safe(product)
+        read_safe(product, bands=RGB)
     next(product.rglob("*_B04_20m.jp2")).unlink()
     with pytest.raises(DataError, match="no B04 image"):
-        read_safe(product)
+        read_safe(product, bands=RGB)
     (product / "MTD_MSIL2A.xml").unlink()
     with pytest.raises(DataError, match="this one has 0"):
-        read_safe(product)
+        read_safe(product, bands=RGB)
 
 
 def test_classes_beside_the_image_and_in_a_folder(tmp_path: Path) -> None:
@@ -237,7 +239,7 @@ def test_inputs_that_are_none(tmp_path: Path) -> None:
     empty.mkdir()
     for path, said in (
         (tmp_path / "text.tif", "not a raster"),
-        (tmp_path / "product.zip", "unpack"),
+        (tmp_path / "product.zip", "not a zip file"),
         (empty, "holds no GeoTIFF"),
         (tmp_path / "nowhere", "no such file or folder"),
     ):

@@ -1,0 +1,48 @@
+"""The names of Sentinel-2's bands."""
+
+import re
+from collections.abc import Sequence
+
+RGB = ("B04", "B03", "B02")
+ALIASES = {
+    "red": "B04",
+    "green": "B03",
+    "blue": "B02",
+    "nir": "B08",
+    "coastal": "B01",
+    "rededge1": "B05",
+    "rededge2": "B06",
+    "rededge3": "B07",
+    "nir08": "B8A",
+    "nir09": "B09",
+    "cirrus": "B10",
+    "swir16": "B11",
+    "swir22": "B12",
+}
+SENTINEL2_BANDS = (*(f"B{number:02}" for number in range(1, 13)), "B8A")
+METRES = {"B02": 10, "B03": 10, "B04": 10, "B08": 10, "B01": 60, "B09": 60, "B10": 60}  # a pixel; the others have 20
+
+
+def band_name(text: str) -> str | None:
+    """Sentinel-2's name of a band that is called B04, B4, b04 or red; None for what is no band's name."""
+    plain = text.strip().lower()
+    number = re.fullmatch(r"b0?(\d{1,2}|8a)", plain)
+    name = f"B{number[1].upper().zfill(2)}" if number else ALIASES.get(plain)
+    return name if name in SENTINEL2_BANDS else None
+
+
+def band_names(texts: Sequence[str]) -> tuple[str, ...]:
+    """Sentinel-2's names of bands. Raises ValueError for what is no band's name, and for a band that comes twice."""
+    names = [band_name(text) for text in texts]
+    for text, name in zip(texts, names, strict=True):
+        if name is None:
+            known = ", ".join([*SENTINEL2_BANDS, *ALIASES])
+            raise ValueError(f"{text!r} is no band of Sentinel-2: {known}")
+    if len(set(names)) < len(names) or not names:
+        raise ValueError(f"{', '.join(texts) or 'no band'}: name each band once")
+    return tuple(name for name in names if name)
+
+
+def common_name(band: str) -> str:
+    """red for B04, and so on; the band's own name where it has no other."""
+    return next((alias for alias, name in ALIASES.items() if name == band), band)
