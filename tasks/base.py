@@ -79,14 +79,16 @@ def series_of(batch: Batch) -> Series:
     return Series(lr=batch.lr, dates=batch.dates, mask=batch.mask, base=batch.base)
 
 
-def blank_batch(*, size: int, length: int, scale: int, samples: int = 1, device: torch.device | str = "cpu") -> Batch:
-    """A batch without content, of series of ``length`` views of ``size`` pixels: for trials of a task."""
+def blank_batch(
+    *, size: int, num_dates: int, scale: int, samples: int = 1, device: torch.device | str = "cpu"
+) -> Batch:
+    """A batch without content, of series of ``num_dates`` views of ``size`` pixels: for trials of a task."""
     fine = size * scale
     with torch.device(device):
         return Batch(
-            lr=torch.zeros(samples, length, 3, size, size),
-            dates=torch.arange(length).float().expand(samples, length),
-            mask=torch.ones(samples, length, dtype=torch.bool),
+            lr=torch.zeros(samples, num_dates, 3, size, size),
+            dates=torch.arange(num_dates).float().expand(samples, num_dates),
+            mask=torch.ones(samples, num_dates, dtype=torch.bool),
             base=torch.zeros(samples, 3, fine, fine),
             hr=torch.zeros(samples, 3, fine, fine),
             keys=list(range(samples)),

@@ -18,7 +18,7 @@ from tasks.super_resolver import SuperResolver
 from tasks.training.checkpoints import CheckpointManager
 from tasks.training.loop import fit
 from tasks.training.state import TrainState
-from tasks.training.summary import describe as description
+from tasks.training.summary import task_summary
 from utils.checkpoint import EXPORTED, Saved, load_matching, load_weights
 from utils.config.settings import Settings
 from utils.dataloader import BreizhSRDataset
@@ -98,7 +98,7 @@ def train(options: argparse.Namespace, world: World) -> None:
         manager = CheckpointManager(experiment.folder, training, world=world)
         if experiment.saved is not None:
             manager.resume(state, experiment.saved)
-        fit(state, manager, name=experiment.name, validation=validation)
+        fit(state, manager, name=experiment.name, validate=validation.run if validation else None)
 
 
 def describe(options: argparse.Namespace, world: World) -> None:
@@ -110,7 +110,7 @@ def describe(options: argparse.Namespace, world: World) -> None:
     with contextlib.suppress(UserError):  # without the data the size of BreizhSR's patches is assumed
         size = dataset(settings, "train").lr_size
     if world.is_main:
-        sys.stdout.write(description(task, settings, world, lr_size=size))
+        sys.stdout.write(task_summary(task, settings, world, lr_size=size))
 
 
 def load_start(task: Task, experiment: Experiment) -> None:

@@ -6,14 +6,12 @@ import io
 import logging
 import os
 import sys
+import threading
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from PIL import Image
-from tensorboard.compat.proto.event_pb2 import Event, SessionLog
-from tensorboard.compat.proto.summary_pb2 import Summary
-from tensorboard.summary.writer.record_writer import RecordWriter
+from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from utils.files import write_text
@@ -21,17 +19,30 @@ from utils.images import Picture
 
 logger = logging.getLogger(__name__)
 
-_SECONDS_IN_FILES = 30  # between status lines where nobody looks at a terminal
+_SECONDS_IN_FILES = 30  # between status lines where stderr is no terminal
 
 
 class TrainingLogger:
-    """Opened at a step, it holds what was written up to it. A full disk doesn't stop it."""
+    """The logs of an experiment, which a full disk doesn't stop.
+
+    A resumed run keeps what was written up to its first step; what came after its checkpoint is written again.
+
+    Args:
+        folder: of the experiment.
+        name: shown in the status line.
+        start: steps that were made before.
+        final: the step at which training ends.
+
+    Raises:
+        OSError: the folder can't be written.
+    """
 
     def __init__(self, folder: Path, *, name: str, start: int, final: int) -> None:
         self._folder = folder
         self._losses = StepTable(folder / "train_loss.csv", step=start)
         self.validations = StepTable(folder / "val_res.csv", step=start)
-        self._board = Board(folder / "tensorboard", step=start)
+        threading.excepthook = _ignore_full_disk
+        self._board: SummaryWriter | None = SummaryWriter(folder / "tensorboard", purge_step=start + 1)
         self._progress = tqdm(
             total=final,
             initial=start,
@@ -45,9 +56,13 @@ class TrainingLogger:
 
     def close(self) -> None:
         self._progress.close()
-        self._board.close()
+        with self._unless_full():
+            if self._board is not None:
+                self._board.close()
+        threading.excepthook = threading.__excepthook__
 
     def stepped(self) -> None:
+        """Count a step in the status line."""
         self._steps += 1
         self._progress.update()
 
@@ -57,15 +72,13 @@ class TrainingLogger:
         speed = self._steps / max(now - self._since, 1e-9)
         self._steps, self._since = 0, now
         self._progress.set_postfix(loss=f"{figures['loss']:.4g}", lr=f"{figures['lr']:.2g}", mem=memory, refresh=False)
-        shown = {**figures, "steps_per_second": speed}
-        with self._unless_full():
-            self._board.scalars(step, {f"train/{name}": value for name, value in shown.items()})
         with self._unless_full():
             self._losses.append(step, figures)
+        self._show(step, "train", {**figures, "steps_per_second": speed})
 
     @contextlib.contextmanager
     def validating(self) -> Iterator[None]:
-        """Say so; the time it takes is not that of the steps."""
+        """Show that validation runs; its time doesn't count as that of steps."""
         name, started = self._progress.desc, time.monotonic()
         self._progress.set_description_str(f"{name}: validating")
         try:
@@ -74,23 +87,26 @@ class TrainingLogger:
             self._progress.set_description_str(name, refresh=False)
             self._since += time.monotonic() - started
 
-    def validation(self, step: int, figures: Mapping[str, float], pictures: Picture | None) -> None:
-        """A row of the validation log, and its pictures: bicubic | prediction | truth."""
-        with self._unless_full():
-            self._board.scalars(step, {f"val/{name}": value for name, value in figures.items()})
-            if pictures is not None:
-                self._board.picture(step, "val/bicubic_prediction_truth", pictures)
+    def validation(self, step: int, figures: Mapping[str, float], picture: Picture | None) -> None:
+        """A row of the validation log, and a picture: bicubic, prediction, truth."""
         with self._unless_full():
             self.validations.append(step, figures)
+        self._show(step, "val", figures, picture=picture)
 
-    def flush(self) -> None:
-        """Before a checkpoint: what it says has happened must be in the logs."""
+    def _show(self, step: int, group: str, figures: Mapping[str, float], *, picture: Picture | None = None) -> None:
+        """In TensorBoard. A writer that failed is replaced by a new one, with a file of its own."""
         with self._unless_full():
-            self._board.flush()
+            board, self._board = self._board or SummaryWriter(self._folder / "tensorboard"), None
+            for name, value in figures.items():
+                board.add_scalar(f"{group}/{name}", value, step)
+            if picture is not None:
+                board.add_image(f"{group}/bicubic_prediction_truth", picture, step, dataformats="HWC")
+            board.flush()  # a checkpoint of this step must not be on the disk before its row
+            self._board = board
 
     @contextlib.contextmanager
     def _unless_full(self) -> Iterator[None]:
-        """On a full disk rows wait for the next one."""
+        """On a full disk training goes on; rows of tables wait for the next one."""
         try:
             yield
         except OSError as error:
@@ -99,11 +115,15 @@ class TrainingLogger:
             self._is_full = True
 
 
-class StepTable:
-    """A CSV file (separator ;) with a row a step and a column a figure.
+def _ignore_full_disk(failure: threading.ExceptHookArgs) -> None:
+    """No traceback from SummaryWriter's thread: the next row meets the same error and reports it."""
+    if not issubclass(failure.exc_type, OSError):
+        threading.__excepthook__(failure)
 
-    Opened at ``step``, it keeps the rows up to it: what a run wrote after its last checkpoint will be written again.
-    """
+
+class StepTable:
+    """A CSV file (separator ;) with a row for each step and a column for each figure; opened at a step, it keeps the
+    rows up to it."""
 
     def __init__(self, path: Path, *, step: int) -> None:
         self.path = path
@@ -152,60 +172,3 @@ def _step(row: Mapping[str, str | None]) -> int:
     step = row.get("step") or ""
     whole = None not in row.values() and None not in row
     return int(step) if whole and step.isascii() and step.isdigit() else 2**63
-
-
-class Board:
-    """Scalars and pictures by step, in a new file of a folder.
-
-    Opened at ``step``, it tells TensorBoard to forget what other files of the folder hold for later ones: what a run
-    wrote after its last checkpoint will be written again.
-    """
-
-    def __init__(self, folder: Path, *, step: int) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
-        # The name begins as TensorBoard wants it, and sorts by time.
-        path = folder / f"events.out.tfevents.{time.time():017.6f}.{os.getpid()}"
-        self._file = path.open("wb", buffering=0)
-        self._waiting = b""
-        self._add(Event(file_version="brain.Event:2"))
-        self._add(Event(session_log=SessionLog(status=SessionLog.START), step=step + 1))
-        self._write()
-
-    def scalars(self, step: int, figures: Mapping[str, float]) -> None:
-        """Raises OSError where the disk is full; these come along with the next ones."""
-        values = [Summary.Value(tag=name, simple_value=value) for name, value in figures.items()]
-        self._add(Event(step=step, summary=Summary(value=values)))
-        self._write()
-
-    def picture(self, step: int, name: str, picture: Picture) -> None:
-        """Likewise."""
-        encoded = io.BytesIO()
-        Image.fromarray(picture).save(encoded, format="png")
-        height, width = picture.shape[:2]
-        image = Summary.Image(height=height, width=width, colorspace=3, encoded_image_string=encoded.getvalue())
-        self._add(Event(step=step, summary=Summary(value=[Summary.Value(tag=name, image=image)])))
-        self._write()
-
-    def flush(self) -> None:
-        """To the disk."""
-        os.fsync(self._file.fileno())
-
-    def close(self) -> None:
-        self._file.close()
-
-    def _add(self, event: Event) -> None:
-        event.wall_time = time.time()
-        record = io.BytesIO()
-        RecordWriter(record).write(event.SerializeToString())
-        self._waiting += record.getvalue()
-
-    def _write(self) -> None:
-        end, left = self._file.tell(), memoryview(self._waiting)
-        try:
-            while left:
-                left = left[self._file.write(left) :]
-        except OSError:  # a part of a record would hide all that follow it
-            self._file.truncate(end)
-            self._file.seek(end)
-            raise
-        self._waiting = b""

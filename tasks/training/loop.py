@@ -1,33 +1,48 @@
-"""The training loop of every task: status, validate, checkpoint, done?, step."""
+"""The training loop of every task: status, validation, checkpoint, end, step."""
 
 import contextlib
 import logging
 import signal
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, Protocol
 
-from tasks.evaluation.evaluate import Validation
+from tasks.base import Task
 from tasks.training.checkpoints import CheckpointManager
 from tasks.training.logger import TrainingLogger
 from tasks.training.state import TrainState
 from utils.dataloader import training_loader
 from utils.distributed import explain_out_of_memory
 from utils.errors import ConfigError, Stopped, TrainingError
+from utils.images import Picture
 from utils.signals import StopSignals
 
 logger = logging.getLogger(__name__)
 
 
-def fit(
-    state: TrainState,
-    manager: CheckpointManager,
-    *,
-    name: str,
-    validation: Validation | None,
-) -> None:
+class Validate(Protocol):
+    """Evaluates the validation split.
+
+    Returns the figures of val_res.csv, the same on every process, and a picture on the main one; None where
+    ``asked_to_stop`` cut it short.
+    """
+
+    def __call__(
+        self, task: Task, *, asked_to_stop: Callable[[], bool]
+    ) -> tuple[dict[str, float], Picture | None] | None: ...
+
+
+def fit(state: TrainState, manager: CheckpointManager, *, name: str, validate: Validate | None) -> None:
     """Train to ``max_updates``, and save.
 
-    Raises Stopped after a signal (all is saved by then), TrainingError where training can't go on.
+    Args:
+        state: what is trained, at the step to go on from.
+        manager: of the experiment's checkpoints.
+        name: of the experiment, for the status line.
+        validate: None where there is nothing to validate with.
+
+    Raises:
+        Stopped: a signal asked for it; all is saved by then.
+        TrainingError: training can't go on.
     """
     training, world = state.settings.training, state.world
     with StopSignals().caught() as stop, _training_logger(state, manager, name=name) as log:
@@ -36,40 +51,41 @@ def fit(
             return stop.received is not None
 
         batches = iter(_batches(state))
-        fresh = False  # a step was made since the start; what an earlier one led to was done before it was saved
-        overdue = world.from_main(log is not None and not log.validations.has(state.step))  # cut short by a signal
+        # A checkpoint is saved after everything else that its step leads to. So before this run's first step nothing
+        # is due, but for a validation that a signal cut short.
+        stepped = False
+        validation_missing = world.from_main(log is not None and not log.validations.has(state.step))
         while True:
             step, done = state.step, state.step >= training.max_updates
             stopping = world.any(asked_to_stop())
-            row_due = fresh and (step % training.tb_log_interval == 0 or done)
-            validation_due = step > 0 and (fresh or overdue) and (step % training.val_check_interval == 0 or done)
-            save_due = fresh and step % training.save_ckpt_interval == 0
+            row_due = stepped and (step % training.tb_log_interval == 0 or done)
+            at_validation = step > 0 and (step % training.val_check_interval == 0 or done)
+            validation_due = at_validation and (stepped or validation_missing)
+            save_due = stepped and step % training.save_ckpt_interval == 0
 
             # Status
-            if fresh and (row_due or validation_due or save_due or stopping or not world.is_asynchronous):
+            if stepped and (row_due or validation_due or save_due or stopping or not world.is_asynchronous):
                 state.check_finite()
             if row_due:
                 figures = state.means()
                 if log:
                     log.training(step, figures, memory=world.memory())
 
-            # Validate
-            if validation and validation_due and not stopping:
-                stopping = not _validate(state, validation, manager, log, asked_to_stop)
+            # Validation
+            if validate and validation_due and not stopping:
+                stopping = not _run_validation(state, manager, log, validate=validate, asked_to_stop=asked_to_stop)
 
             # Checkpoint
-            if save_due or (fresh and (done or stopping)) or manager.should(row_due=row_due, done=done):
-                if log:
-                    log.flush()
+            if save_due or (stepped and (done or stopping)) or manager.should(row_due=row_due, done=done):
                 manager.save(state)
 
-            # Done?
+            # End
             if stopping or done:
-                world.barrier()  # nobody leaves before all is saved
+                world.barrier()  # no process ends before the main one has saved
                 if manager.failure:
                     raise TrainingError(f"the last checkpoint could not be saved: {manager.failure}")
                 if not stopping:
-                    if not fresh:
+                    if not stepped:
                         logger.info("already at step %d: nothing to train (max_updates=%d)", step, training.max_updates)
                     return
                 raise Stopped(
@@ -80,7 +96,7 @@ def fit(
             # Step
             with explain_out_of_memory("batch_size", training.batch_size, device=world.device):
                 state.train_step(batches)
-            fresh = True
+            stepped = True
             if log:
                 log.stepped()
 
@@ -106,7 +122,7 @@ def _batches(state: TrainState) -> Iterator[dict[str, Any]]:
 
 @contextlib.contextmanager
 def _training_logger(state: TrainState, manager: CheckpointManager, *, name: str) -> Iterator[TrainingLogger | None]:
-    """The main process's."""
+    """The logs, on the main process."""
     if not state.world.is_main:
         yield None
         return
@@ -119,27 +135,28 @@ def _training_logger(state: TrainState, manager: CheckpointManager, *, name: str
         yield log
 
 
-def _validate(
+def _run_validation(
     state: TrainState,
-    validation: Validation,
     manager: CheckpointManager,
     log: TrainingLogger | None,
+    *,
+    validate: Validate,
     asked_to_stop: Callable[[], bool],
 ) -> bool:
-    """Log the figures of the validation split and keep the best; False where it was cut short by a signal."""
+    """Log the figures of the validation split and save the best step; False where a signal cut it short."""
     evaluation = state.settings.evaluation
     with (
         log.validating() if log else contextlib.nullcontext(),
         state.averaged_weights() as task,
         explain_out_of_memory("eval_batch_size", evaluation.eval_batch_size, device=state.world.device),
     ):
-        outcome = validation.run(task, asked_to_stop=asked_to_stop)
+        outcome = validate(task, asked_to_stop=asked_to_stop)
     state.task.train()
     if outcome is None:
         return False
-    figures, pictures = outcome
+    figures, picture = outcome
     if log:
-        log.validation(state.step, figures, pictures)
+        log.validation(state.step, figures, picture)
         key = state.settings.training.valid_monitor_key
         manager.save_best(state, figures, earlier=log.validations.column(key, before=state.step))
     return True

@@ -31,7 +31,7 @@ class TrainState:
         training = settings.training
         self.task = task.to(world.device)
         self.settings, self.data, self.world = settings, data, world
-        self.module = wrap(task, settings, world=world)
+        self.module = prepare_for_ddp(task, settings, world=world)
         self.step = 0
         self.parameters = task.trainable()
         self.optimizer = adam(self.parameters, lr=training.lr)
@@ -190,11 +190,14 @@ class TrainState:
         logger.info("resuming after step %d: %s", self.step, line)
 
 
-_TRIAL_SIZE = 16  # low-resolution pixels; a multiple of what every network here halves
+_TRIAL_SIZE = 16  # low-resolution pixels; every network can halve it as often as it needs
 
 
-def wrap(task: Task, settings: Settings, *, world: World) -> nn.Module:
-    """What a training step calls instead of the task. Weights keep their names, and stay the task's own."""
+def prepare_for_ddp(task: Task, settings: Settings, *, world: World) -> nn.Module:
+    """The module that a training step calls: the task, compiled and distributed as the settings say.
+
+    The weights stay those of the task, with the same names.
+    """
     task.train()
     if settings.training.channels_last:
         task.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -218,7 +221,7 @@ def wrap(task: Task, settings: Settings, *, world: World) -> nn.Module:
 
 
 def compile_parts(task: Task, *, world: World) -> None:
-    """torch.compile in place, so that no name changes; where compiling doesn't work it stays off, with one line."""
+    """Compile in place, which changes no name. Where compiling doesn't work, a message says so and nothing changes."""
     try:
         torch.compile(lambda x: (x + 1).relu() * 2)(torch.ones(64, device=world.device))
     except Exception as error:  # no compiler, no headers, no Triton: each with an error of its own
@@ -226,13 +229,13 @@ def compile_parts(task: Task, *, world: World) -> None:
         logger.warning("compile stays off: it needs a working C++ compiler (%s)", reason)
         return
     for part in task.compiled_parts():
-        part.compile(dynamic=False)  # one kernel a shape: results don't depend on the shapes seen before
+        part.compile(dynamic=False)  # a kernel for each shape, so results don't depend on the shapes seen before
 
 
 def unused_parameters(task: Task, settings: Settings, *, device: torch.device) -> list[str]:
-    """Parameters that training never uses (a series of one view skips the fusion, a loss may skip the head)."""
+    """Parameters that training never uses: one view needs no fusion, and some losses don't use the head."""
     data = settings.data
-    batch = blank_batch(size=_TRIAL_SIZE, length=data.sen2_amount, scale=data.sr_scale, device=device)
+    batch = blank_batch(size=_TRIAL_SIZE, num_dates=data.sen2_amount, scale=data.sr_scale, device=device)
     task.eval()  # no statistics change
     try:
         terms = task(batch, RandomKey(0, 0, torch.arange(1, device=device)))
@@ -245,5 +248,6 @@ def unused_parameters(task: Task, settings: Settings, *, device: torch.device) -
 
 def running_statistics(task: Task) -> list[Tensor]:
     """The running means and variances that training changes."""
-    norms = [m for m in task.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.training]
-    return [x for norm in norms for x in (norm.running_mean, norm.running_var) if x is not None]
+    training = (module for module in task.modules() if module.training)
+    buffers = (item for module in training for item in module.named_buffers(recurse=False))
+    return [value for name, value in buffers if name in ("running_mean", "running_var")]

@@ -15,8 +15,15 @@ DEFAULT_LR_SIZE = 74  # BreizhSR's patches after cropping
 _TRIAL_SIZE = 16  # low-resolution pixels
 
 
-def describe(task: Task, settings: Settings, world: World, *, lr_size: int | None) -> str:
-    """The resolved configuration, parameters by part, FLOPs a step and an estimate of its memory, as text."""
+def task_summary(task: Task, settings: Settings, world: World, *, lr_size: int | None) -> str:
+    """The configuration, parameters by part, FLOPs of a step and an estimate of its memory, as text.
+
+    Args:
+        task: with or without trained weights.
+        settings: all of the configuration.
+        world: what the batch is shared by.
+        lr_size: side of the patches in low-resolution pixels; None where there is no data.
+    """
     training = settings.training
     size = settings.data.train_crop or lr_size or DEFAULT_LR_SIZE
     one = _cost_of_a_sample(task, settings, size=size)
@@ -54,7 +61,7 @@ def _cost_of_a_sample(task: Task, settings: Settings, *, size: int) -> _Cost:
         return tensor
 
     task.train()
-    inputs = blank_batch(size=small, length=settings.data.sen2_amount, scale=settings.data.sr_scale)
+    inputs = blank_batch(size=small, num_dates=settings.data.sen2_amount, scale=settings.data.sr_scale)
     with FlopCounterMode(display=False) as counter:
         with (
             torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor),
