@@ -27,7 +27,7 @@ def test_the_loss_is_the_negative_log_likelihood() -> None:
 
 def test_the_image_learns_as_without_it() -> None:
     series = random_series()
-    batch = blank_batch(size=8, length=4, scale=4, samples=2)._replace(
+    batch = blank_batch(size=8, num_dates=4, scale=4, samples=2)._replace(
         lr=series.lr[..., :6, :], dates=series.dates, mask=series.mask, base=series.base, hr=series.base.flip(0)
     )
     key = RandomKey(0, 0, torch.arange(2))

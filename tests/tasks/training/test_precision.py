@@ -12,7 +12,7 @@ from tasks.base import StepDecay
 from tasks.build import build_task
 from tasks.training.optim import learning_rate
 from tasks.training.state import TrainState
-from tests.tasks.test_learner import learner_of, settings_of, trained
+from tests.tasks.training.test_state import settings_of, train_state, trained
 from tests.trainings import Experiments, same
 from utils.checkpoint import file_name, write
 
@@ -54,7 +54,7 @@ def test_mixed_precision(experiments: Experiments, plain: Experiments, config: s
 @pytest.mark.parametrize("config", ["rrdb", "hr_ltae", "srdiff"])
 def test_where_precision_matters_it_stays(tiny_data: Path, config: str) -> None:
     """The network computes in bf16; the noise's arithmetic, the losses, the gradients and the optimiser in float32."""
-    state = learner_of(settings_of(config, amp="bf16", fix_rrdb=False, aux_ssim_loss=True), tiny_data)
+    state = train_state(settings_of(config, amp="bf16", fix_rrdb=False, aux_ssim_loss=True), tiny_data)
     seen: dict[str, set[torch.dtype]] = {"network": set(), "input": set(), "terms": set()}
 
     def watch_network(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
@@ -144,10 +144,10 @@ def test_the_learning_rate_is_a_function_of_the_step(experiments: Experiments) -
 
 def test_gradients_are_clipped(tiny_data: Path) -> None:
     """To the norm, together; the log shows the norm before."""
-    free = learner_of(settings_of("rrdb"), tiny_data)
+    free = train_state(settings_of("rrdb"), tiny_data)
     trained(free, 1)
     norm = free.means()["grad_norm"]
-    clipped = learner_of(settings_of("rrdb", clip_grad_norm=norm / 4), tiny_data)
+    clipped = train_state(settings_of("rrdb", clip_grad_norm=norm / 4), tiny_data)
     trained(clipped, 1)
     assert clipped.means()["grad_norm"] == pytest.approx(norm)
     for one, other in zip(clipped.parameters, free.parameters, strict=True):
@@ -177,7 +177,7 @@ def test_fine_tuning(experiments: Experiments, plain: Experiments) -> None:
 
 def test_initial_weights_depend_on_the_seed_alone(tiny_data: Path) -> None:
     def initial(seed: int) -> dict[str, Tensor]:
-        return learner_of(settings_of("rrdb", seed=seed), tiny_data).task.model.state_dict()
+        return train_state(settings_of("rrdb", seed=seed), tiny_data).task.model.state_dict()
 
     assert same(dict(initial(1)), dict(initial(1)))
     assert not same(dict(initial(1)), dict(initial(2)))
@@ -185,7 +185,7 @@ def test_initial_weights_depend_on_the_seed_alone(tiny_data: Path) -> None:
 
 def test_one_view_needs_no_fusion(tiny_data: Path) -> None:
     """Parameters without a gradient stay as they are."""
-    state = learner_of(settings_of("hr_ltae", sen2_amount=1), tiny_data)
+    state = train_state(settings_of("hr_ltae", sen2_amount=1), tiny_data)
     assert isinstance(state, TrainState)
     assert build_task(state.settings).trainable()
     trained(state, 2)

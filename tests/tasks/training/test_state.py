@@ -28,7 +28,7 @@ def settings_of(config: str, **hparams: object) -> Settings:
     return settings
 
 
-def learner_of(settings: Settings, root: Path) -> TrainState:
+def train_state(settings: Settings, root: Path) -> TrainState:
     data = BreizhSRDataset(root, "train", sen2_amount=settings.data.sen2_amount)
     torch.manual_seed(settings.training.seed)
     world = World(torch.device("cpu"))
@@ -72,25 +72,25 @@ def saved_and_read(state: TrainState) -> dict[str, Any]:
 )
 def test_restored_after_any_step(tiny_data: Path, config: str, hparams: dict[str, object]) -> None:
     settings = settings_of(config, **hparams)
-    unstopped = learner_of(settings, tiny_data)
+    unstopped = train_state(settings, tiny_data)
     contents = [saved_and_read(unstopped)]
     for _ in range(STEPS):
         contents.append(trained(unstopped, 1))
     assert not same(contents[0]["state_dict"], contents[1]["state_dict"])
     for stop in range(STEPS):
-        resumed = learner_of(settings, tiny_data)
+        resumed = train_state(settings, tiny_data)
         resumed.restore(contents[stop], source=Path("there"))
         ahead = min(2, STEPS - stop)
         assert same(trained(resumed, ahead), contents[stop + ahead]), f"stopped after step {stop}"
 
 
 def test_a_restored_optimiser_takes_on_the_memory_format(tiny_data: Path) -> None:
-    content = trained(learner_of(settings_of("rrdb"), tiny_data), 2)
-    resumed = learner_of(settings_of("rrdb", channels_last=True), tiny_data)
+    content = trained(train_state(settings_of("rrdb"), tiny_data), 2)
+    resumed = train_state(settings_of("rrdb", channels_last=True), tiny_data)
     resumed.restore(content, source=Path("there"))
     for parameter, entry in resumed.optimizer.state.items():
         assert entry["exp_avg"].stride() == parameter.stride()
-    plain = learner_of(settings_of("rrdb"), tiny_data)
+    plain = train_state(settings_of("rrdb"), tiny_data)
     plain.restore(content, source=Path("there"))
     one, other = trained(resumed, 2)["state_dict"]["model"], trained(plain, 2)["state_dict"]["model"]
     for name, value in one.items():
@@ -99,7 +99,7 @@ def test_a_restored_optimiser_takes_on_the_memory_format(tiny_data: Path) -> Non
 
 @pytest.mark.parametrize("amp", ["off", "bf16", "fp16"])
 def test_what_is_not_finite_changes_no_weight(tiny_data: Path, amp: str) -> None:
-    state = learner_of(settings_of("rrdb", amp=amp, ema_decay=0.9), tiny_data)
+    state = train_state(settings_of("rrdb", amp=amp, ema_decay=0.9), tiny_data)
     trained(state, 1)
     state.check_finite()
     before = saved_and_read(state)
@@ -125,7 +125,7 @@ def test_what_is_not_finite_changes_no_weight(tiny_data: Path, amp: str) -> None
 
 
 def test_gradients_that_overflow_for_ever_stop_fp16(tiny_data: Path) -> None:
-    state = learner_of(settings_of("rrdb", amp="fp16"), tiny_data)
+    state = train_state(settings_of("rrdb", amp="fp16"), tiny_data)
     state.guard.watch(0, torch.ones(1), torch.tensor(torch.inf))
     state.check_finite()  # the scaler's business
     for step in range(1, 30):
@@ -137,15 +137,15 @@ def test_gradients_that_overflow_for_ever_stop_fp16(tiny_data: Path) -> None:
 
 def test_batches_of_a_step_add_up(tiny_data: Path) -> None:
     """accumulate_grad_batches: an optimiser step sees batch_size times that many samples."""
-    one = trained(learner_of(settings_of("rrdb", batch_size=4), tiny_data), 3)
-    parts = trained(learner_of(settings_of("rrdb", batch_size=2, accumulate_grad_batches=2), tiny_data), 3)
+    one = trained(train_state(settings_of("rrdb", batch_size=4), tiny_data), 3)
+    parts = trained(train_state(settings_of("rrdb", batch_size=2, accumulate_grad_batches=2), tiny_data), 3)
     assert torch.allclose(one["log"]["summed"], parts["log"]["summed"], rtol=1e-4)
     for name, value in one["state_dict"]["model"].items():
         assert torch.allclose(value, parts["state_dict"]["model"][name], atol=1e-4), name
 
 
 def test_averaged_weights_follow_the_weights(tiny_data: Path) -> None:
-    state = learner_of(settings_of("hr_ltae", ema_decay=0.6), tiny_data)
+    state = train_state(settings_of("hr_ltae", ema_decay=0.6), tiny_data)
     expected = {name: value.double() for name, value in state.task.model.state_dict().items()}
     for step in range(1, 5):
         trained(state, 1)
@@ -163,7 +163,7 @@ def test_averaged_weights_follow_the_weights(tiny_data: Path) -> None:
 
 
 def test_losses_say_what_they_are_made_of(tiny_data: Path) -> None:
-    state = learner_of(settings_of("srdiff", fix_rrdb=False, aux_ssim_loss=True, warmup_steps=10), tiny_data)
+    state = train_state(settings_of("srdiff", fix_rrdb=False, aux_ssim_loss=True, warmup_steps=10), tiny_data)
     trained(state, 2)
     means = state.means()
     assert list(means) == ["loss", "q", "aux_l1", "aux_ssim", "grad_norm", "lr"]
