@@ -15,9 +15,10 @@ import warnings
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Self
 
 import torch
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 from torch import Tensor, nn
 
 from utils.config.parse import Flat, read_file
@@ -28,8 +29,6 @@ FORMAT_VERSION = 1
 EXPORTED = "super-resolution model"  # the `kind` of an exported file
 BEST = "model_ckpt_best.ckpt"
 _NAME = re.compile(r"model_ckpt_steps_(\d+)\.ckpt")
-
-_MOMENTS = ("exp_avg", "exp_avg_sq")  # of Adam
 
 State = dict[str, Tensor]
 
@@ -121,58 +120,79 @@ def read(path: Path) -> dict[str, Any]:
 
 
 def read_training(path: Path) -> dict[str, Any]:
-    """A training checkpoint, its parts in place."""
+    """A training checkpoint, its parts in place. Raises CheckpointError where one is missing or of another kind."""
     content = read(path)
-    holder = content.get("state_dict")
-    if not _is_step(content.get("global_step")) or not isinstance(holder, dict) or not _is_state(holder.get("model")):
-        raise CheckpointError(f"{path} is no training checkpoint: it needs global_step and state_dict.model")
-    averaged: Any = content.get("ema", holder["model"])
-    if not _is_state(averaged) or _shapes(averaged) != _shapes(holder["model"]):
-        raise CheckpointError(f"{path}: its averaged weights (ema) are not those of its model")
-    if not _is_log(content.get("log", {})):
-        raise CheckpointError(f"{path}: its log is not what training writes")
-    _check_maxima(content, path)
+    _check(content, _Training, path, what="training checkpoint")
     return content
+
+
+def _plain(x: Tensor) -> Tensor:
+    if x.layout != torch.strided or x.device.type != "cpu" or x.is_complex() or x.is_quantized:
+        raise ValueError("is no plain tensor of real numbers")
+    return x
+
+
+_Plain = Annotated[Tensor, AfterValidator(_plain)]
+_Maximum = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(strict=True, arbitrary_types_allowed=True)
+
+
+class _Content(_Strict):
+    """What any saved model holds; more may stand beside it."""
+
+    global_step: int = Field(ge=0, lt=2**31)
+    maxima: list[_Maximum] | None = Field(None, min_length=3, max_length=3)
+
+
+class _Weights(_Strict):
+    model: dict[str, _Plain]
+
+
+class _Log(_Strict):
+    """What the training log has summed up since its last row: names of the loss terms, their sums (n,)."""
+
+    names: list[str] = []
+    summed: _Plain | None = None
+
+    @model_validator(mode="after")
+    def _one_row(self) -> Self:
+        if self.summed is not None and self.summed.dim() != 1:
+            raise ValueError("summed must be one row")
+        return self
+
+
+class _Training(_Content):
+    state_dict: _Weights
+    ema: dict[str, _Plain] | None = None
+    log: _Log = _Log()
+
+    @model_validator(mode="after")
+    def _same_weights(self) -> Self:
+        if self.ema is not None and _shapes(self.ema) != _shapes(self.state_dict.model):
+            raise ValueError("its averaged weights (ema) are not those of its model")
+        return self
+
+
+class _Exported(_Content):
+    config: dict[str, Any]
+    state_dict: dict[str, _Plain]
+    averaged: bool = False
+
+
+def _check(content: dict[str, Any], kind: type[_Content], path: Path, *, what: str) -> None:
+    try:
+        kind.model_validate(content)
+    except ValidationError as error:
+        wrong = error.errors()[0]
+        part = ".".join(map(str, wrong["loc"]))
+        raise CheckpointError(f"{path} is no {what}: {part or 'content'}: {wrong['msg']}") from None
 
 
 def _shapes(state: State) -> dict[str, torch.Size]:
     return {name: value.shape for name, value in state.items()}
-
-
-def _is_step(step: object) -> bool:
-    return isinstance(step, int) and not isinstance(step, bool) and 0 <= step < 2**31
-
-
-def _is_state(state: object) -> bool:
-    """Names with plain tensors of real numbers."""
-    return isinstance(state, dict) and all(isinstance(k, str) and _is_plain(v) for k, v in state.items())
-
-
-def _is_plain(x: object) -> bool:
-    return (
-        isinstance(x, Tensor)
-        and x.layout == torch.strided
-        and x.device.type == "cpu"
-        and not x.is_complex()
-        and not x.is_quantized
-    )
-
-
-def _is_log(log: object) -> bool:
-    if log == {}:
-        return True
-    names, summed = (log.get("names"), log.get("summed")) if isinstance(log, dict) else (None, None)
-    listed = isinstance(names, list) and all(isinstance(name, str) for name in names)
-    return listed and isinstance(summed, Tensor) and _is_plain(summed) and summed.dim() == 1
-
-
-def _check_maxima(content: dict[str, Any], path: Path) -> None:
-    maxima = content.get("maxima")
-    if maxima is None:
-        return
-    numbers = isinstance(maxima, list) and all(isinstance(m, float) and 0 < m < math.inf for m in maxima)
-    if not numbers or len(maxima) != 3:
-        raise CheckpointError(f"{path}: its normalisation (maxima) is not three positive numbers")
 
 
 def newest(folder: Path) -> tuple[Path, dict[str, Any]]:
@@ -218,7 +238,7 @@ def open_saved(source: Path, *, which: str = "newest") -> Saved:
     if content.get("kind") == EXPORTED:
         return _exported(path, content)
     content = content if source.is_dir() else read_training(path)
-    averaged = _is_state(content.get("ema"))
+    averaged = content.get("ema") is not None
     state = content["ema"] if averaged else content["state_dict"]["model"]
     beside = path.parent / "config.yaml"
     config = read_file(beside) if beside.is_file() else None
@@ -238,13 +258,9 @@ def _from_folder(folder: Path, *, which: str) -> tuple[Path, dict[str, Any]]:
 
 
 def _exported(path: Path, content: dict[str, Any]) -> Saved:
-    config, state, step = content.get("config"), content.get("state_dict"), content.get("global_step")
-    named = isinstance(config, dict) and all(isinstance(name, str) for name in config)
+    _check(content, _Exported, path, what="exported model")
     averaged = content.get("averaged", False)
-    if not named or not _is_state(state) or not _is_step(step) or not isinstance(averaged, bool):
-        raise CheckpointError(f"{path} is no whole exported model: it needs config, state_dict and global_step")
-    _check_maxima(content, path)
-    return Saved(path, step, state, averaged, config, content)  # type: ignore[arg-type]
+    return Saved(path, content["global_step"], content["state_dict"], averaged, content["config"], content)
 
 
 def load_weights(model: nn.Module, state: State, *, source: Path) -> str:
@@ -305,14 +321,14 @@ def load_optimizer(optimizer: torch.optim.Optimizer, content: dict[str, Any], *,
     if beyond:
         raise CheckpointError(f"{source}: optimiser state for parameter {beyond[0]}, of {len(own)} that are trained")
     for index, entry in saved.items():
-        moments = [entry.get(name) for name in _MOMENTS] if isinstance(entry, dict) else [None]
-        if not all(map(_is_plain, moments)) or not _is_number(entry.get("step")):
-            raise CheckpointError(f"{source}: optimiser state of parameter {index} is not that of Adam")
-        for name in _MOMENTS:
-            value = entry[name]
+        try:
+            moments = _Moments.model_validate(entry)
+        except ValidationError:
+            raise CheckpointError(f"{source}: optimiser state of parameter {index} is not that of Adam") from None
+        for value in (moments.exp_avg, moments.exp_avg_sq):
             if value.shape != own[index].shape or not value.is_floating_point():
                 raise CheckpointError(
-                    f"{source}: optimiser state {name} of parameter {index} has shape {tuple(value.shape)}, "
+                    f"{source}: optimiser state of parameter {index} has shape {tuple(value.shape)}, "
                     f"not {tuple(own[index].shape)}"
                 )
     optimizer.load_state_dict({"state": saved, "param_groups": optimizer.state_dict()["param_groups"]})
@@ -322,11 +338,19 @@ def load_optimizer(optimizer: torch.optim.Optimizer, content: dict[str, Any], *,
             entry[name] = torch.empty_like(parameter).copy_(value) if value.shape == parameter.shape else value.clone()
 
 
-def _is_number(x: object) -> bool:
-    """A number from 0, by itself or as a tensor."""
-    if isinstance(x, Tensor):
-        return _is_plain(x) and x.dim() == 0 and x.dtype != torch.bool and 0 <= x.item() < math.inf
-    return isinstance(x, int | float) and not isinstance(x, bool) and 0 <= x < math.inf
+class _Moments(_Strict):
+    """Adam's state of one parameter; the step is a number, by itself or as a tensor."""
+
+    exp_avg: _Plain
+    exp_avg_sq: _Plain
+    step: _Plain | int | float
+
+    @model_validator(mode="after")
+    def _counts(self) -> Self:
+        is_flag = isinstance(self.step, Tensor) and (self.step.dim() != 0 or self.step.dtype == torch.bool)
+        if is_flag or not 0 <= float(self.step) < math.inf:
+            raise ValueError("step must be a number from 0")
+        return self
 
 
 def remove_leftovers(folder: Path) -> None:
