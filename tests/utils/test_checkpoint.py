@@ -1,8 +1,5 @@
 """Checkpoints: whole or not there, checked when read, and what of them is loaded."""
 
-import os
-import pickle
-import random
 from collections import OrderedDict
 from pathlib import Path
 from typing import Any
@@ -23,7 +20,6 @@ from utils.checkpoint import (
     file_name,
     newest,
     open_saved,
-    read,
     read_training,
     set_damaged_aside,
     write,
@@ -73,7 +69,7 @@ def test_the_newest_has_the_highest_step(tmp_path: Path) -> None:
         newest(tmp_path / "nowhere")
 
 
-@settings(max_examples=examples(200), deadline=None)
+@settings(max_examples=examples(50))
 @given(data=st.data())
 def test_damage_of_any_kind_is_noticed(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
     """A file that isn't what was written is refused, or says exactly the same (bytes that mean nothing)."""
@@ -156,29 +152,6 @@ def test_what_is_not_damaged_but_wrong_is_not_passed_over(tmp_path: Path, conten
     write(tmp_path / file_name(3), content_of(3, **content))
     with pytest.raises(CheckpointError, match=message):
         newest(tmp_path)
-
-
-class Payload:
-    def __init__(self, canary: Path) -> None:
-        self.canary = canary
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return os.mkdir, (str(self.canary),)
-
-
-@pytest.mark.parametrize("zipped", [True, False])
-def test_code_in_a_file_is_refused_and_not_run(tmp_path: Path, zipped: bool) -> None:
-    canary = tmp_path / "canary"
-    path = tmp_path / file_name(1)
-    torch.save({**content_of(1), "log": Payload(canary)}, path, _use_new_zipfile_serialization=zipped)
-    with pytest.raises(CheckpointError, match="is refused") as caught:
-        read_training(path)
-    assert not isinstance(caught.value, DamagedCheckpoint)
-    with path.open("wb") as file:
-        pickle.dump(Payload(canary), file)
-    with pytest.raises(CheckpointError):
-        read(path)
-    assert not canary.exists()
 
 
 def test_a_write_that_fails_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -284,14 +257,3 @@ def test_a_checkpoint_is_read_as_often_as_wanted(tmp_path: Path) -> None:
     model(torch.randn(2, 3, 5, 5)).sum().backward()
     optimizer.step()
     assert same(content, before)
-
-
-def test_random_damage_then_the_one_before(tmp_path: Path) -> None:
-    chance = random.Random(0)
-    folder_with(tmp_path, 1, 2)
-    whole = (tmp_path / file_name(2)).read_bytes()
-    for _ in range(30):
-        (tmp_path / file_name(2)).write_bytes(whole[: chance.randrange(len(whole))])
-        found = newest(tmp_path)
-        assert found is not None
-        assert found[1]["global_step"] == 1

@@ -202,7 +202,7 @@ def test_architecture_keys_are_known() -> None:
 
 
 @given(st.text(max_size=60))
-@settings(max_examples=examples(200), deadline=None)
+@settings(max_examples=examples(50))
 def test_any_hparams_string_parses_or_is_a_configuration_error(text: str) -> None:
     try:
         settings_from(parse_hparams(text), source="--hparams")
@@ -211,7 +211,7 @@ def test_any_hparams_string_parses_or_is_a_configuration_error(text: str) -> Non
 
 
 @given(st.binary(max_size=200) | st.text(alphabet=":-[]{}&*!|>'\" \nabc01.", max_size=80).map(str.encode))
-@settings(max_examples=examples(200), deadline=None)
+@settings(max_examples=examples(50))
 def test_any_file_parses_or_is_a_configuration_error(tmp_path_factory: pytest.TempPathFactory, content: bytes) -> None:
     folder = tmp_path_factory.mktemp("config")
     (folder / "a.yaml").write_bytes(content)

@@ -190,7 +190,7 @@ json_values = st.recursive(
 )
 
 
-@settings(max_examples=examples(200), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(50), suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(seed=st.integers(0, 2**32), value=json_values)
 def test_whatever_a_manifest_says(prepared: Path, tmp_path: Path, seed: int, value: Any) -> None:
     """Anything anywhere: it is a manifest whose shards open, or a DataError; never another error."""
@@ -304,7 +304,7 @@ def test_hostile_shards_run_nothing(store: Path, tmp_path: Path, kind: str) -> N
     assert not canary.exists()
 
 
-@settings(max_examples=examples(200), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(50), suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(seed=st.integers(0, 2**32))
 def test_damaged_shards(prepared: Path, tmp_path: Path, seed: int) -> None:
     """Bytes changed anywhere: a shard, or a DataError; and the checksum always tells."""
