@@ -8,7 +8,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from tasks.experiment import saved_settings
 from utils.checkpoint import EXPORTED, FORMAT_VERSION, open_saved, write
-from utils.cli import Parser, code_version, packages, run
+from utils.cli import VERSION, Parser, code_version, packages, run
 from utils.config.parse import flatten
 from utils.errors import UserError
 
@@ -39,6 +39,7 @@ def main(options: argparse.Namespace) -> None:
         "averaged": saved.averaged,
         "global_step": saved.global_step,
         "maxima": saved.content.get("maxima"),
+        "version": VERSION,
         "provenance": {"checkpoint": str(saved.path), "code": code_version(), "packages": packages()},
     }
     try:

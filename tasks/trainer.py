@@ -6,10 +6,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from tasks import commands
-from tasks.scenes import predict
+from tasks.scenes.options import add_arguments
 from utils.cli import Parser, run
-from utils.distributed import world
 
 
 def parser() -> Parser:
@@ -24,11 +22,14 @@ def parser() -> Parser:
     parsed.add_argument("--ckpt", help="for --infer and --predict: a file, a step, or best (default: the newest)")
     parsed.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps (default: auto)")
     parsed.add_argument("--dry_run", action="store_true", help="print what would be trained, and stop")
-    predict.add_arguments(parsed)
+    add_arguments(parsed)
     return parsed
 
 
 def main(options: argparse.Namespace) -> None:
+    from tasks import commands  # late: torch takes seconds, and --help needs none of it
+    from utils.distributed import world
+
     with world(options.device) as here:
         if options.predict:
             commands.predict(options, here)

@@ -24,7 +24,15 @@ from tests.golden import ROOT
 from utils.checkpoint import file_name
 
 _CONTEXT = multiprocessing.get_context("forkserver")
-_PRELOADED = ["pytest", "tests.trainings", "tasks.trainer", "torch._dynamo", "PIL.ImageDraw", "PIL.PngImagePlugin"]
+_PRELOADED = [
+    "pytest",
+    "tests.trainings",
+    "tasks.trainer",
+    "tasks.commands",
+    "torch._dynamo",
+    "PIL.ImageDraw",
+    "PIL.PngImagePlugin",
+]
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from utils.errors import UserError
 
+VERSION = "0.2.0"
 _LONGEST = 2000  # characters of an error's line
 _PACKAGES = ("__main__", "benchmarks", "data_gen", "models", "tasks", "utils")
 
@@ -36,6 +37,7 @@ class Parser(argparse.ArgumentParser):
 
     def __init__(self, *, description: str) -> None:
         super().__init__(description=description, allow_abbrev=False)
+        self.add_argument("--version", action="version", version=VERSION)
         self.add_argument("--debug", action="store_true", help="show the traceback of an error")
 
     def error(self, message: str) -> NoReturn:

@@ -16,19 +16,18 @@ import torch
 from tqdm import tqdm
 
 from tasks.scenes.mosaic import Mosaic, Outputs, write_map
+from tasks.scenes.options import TILE
 from tasks.scenes.scene import Scene
 from tasks.scenes.tile_store import TileStore
 from tasks.scenes.tiles import Predictor, TileRunner
 from tasks.scenes.tiling import Layout, overlap_for, plan
 from utils.distributed import World
 from utils.errors import ConfigError, DataError
-from utils.geo.acquisitions import day_in, find_acquisitions
+from utils.geo.acquisitions import find_acquisitions
 from utils.geo.raster import region_of
 from utils.geo.sources import Acquisition, file_stamp
 
 logger = logging.getLogger(__name__)
-
-TILE = 96  # side of a window; more where the overlap is large
 
 
 class Request(NamedTuple):
@@ -246,34 +245,6 @@ def fingerprint(
     }
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of whole scenes."""
-    add = parser.add_argument_group("whole scenes").add_argument
-    # fmt: off
-    add("--predict", nargs="+", type=Path, metavar="INPUT",
-        help="GeoTIFFs, files of one band each, .SAFE products (zipped too), folders of these; STAC items (.json)")
-    add("--output", type=Path, metavar="OUT.tif", help="the Cloud-Optimized GeoTIFF to write")
-    add("--date", type=_day, metavar="YYYY-MM-DD", help="target date (default: the last image's)")
-    add("--dates", type=_days, default=[], metavar="D,D,...", help="dates of the images, in order of their names")
-    add("--bands", type=_numbers, default=[], metavar="R,G,B", help="numbers of the model's bands in the files, from 1")
-    add("--scale", type=float, metavar="10000", help="the pixel value that means reflectance 1")
-    add("--remote", action="store_true", help="read files that STAC items name over the network (https)")
-    add("--samples", type=int, default=1, metavar="K", help="diffusion samples; the result is their mean")
-    add("--uncertainty", type=Path, metavar="OUT_STD.tif", help="also write the standard deviation of the error")
-    add("--explain", type=Path, metavar="OUT_EXPLAIN.tif", help="also write from which dates each place was made")
-    add("--bbox", type=float, nargs=4, metavar=("W", "S", "E", "N"), help="a part: degrees, or the image's coordinates")
-    add("--window", type=int, nargs=4, metavar=("COL", "ROW", "WIDTH", "HEIGHT"), help="a part: the image's pixels")
-    add("--tile", type=int, metavar="PIXELS", help=f"side of the windows (default: {TILE}, more if they overlap much)")
-    add("--overlap", type=int, metavar="PIXELS", help="what windows share (default: as far as the network looks)")
-    add("--mask", default="auto", metavar="auto|none|DIR",
-        help="clouds: scene classification, else brightness | leave them | a folder of scene classifications")
-    add("--min_valid", type=float, default=0.5, metavar="0..1", help="part of a 32-pixel cell that an image must show")
-    add("--match_lr", action="store_true", help="averaged over 10 m, the result is the image nearest to the date")
-    add("--uint8", action="store_true", help="8-bit for display instead of reflectance × 10000")
-    add("--overwrite", action="store_true", help="replace OUT.tif and what lies beside it")
-    # fmt: on
-
-
 def predict_from_options(
     options: argparse.Namespace, predictor: Predictor, world: World, *, checkpoint: str, seed: int = 0
 ) -> Path:
@@ -325,21 +296,3 @@ def predict_from_options(
     )
     tags = {"CHECKPOINT": checkpoint, "COMMAND": shlex.join(["python", *sys.argv])}
     return predict_scene(predictor, acquisitions, request, world=world, tags=tags)
-
-
-def _day(text: str) -> date:
-    found = day_in(text)
-    if found is None or len(text) > 10:
-        raise argparse.ArgumentTypeError(f"{text!r} is no date like 2023-08-07")
-    return found
-
-
-def _days(text: str) -> list[date]:
-    return [_day(part) for part in text.split(",")]
-
-
-def _numbers(text: str) -> list[int]:
-    try:
-        return [int(part) for part in text.split(",")]
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is no list of band numbers like 4,3,2") from None

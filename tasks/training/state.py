@@ -13,6 +13,7 @@ from tasks.base import RandomKey, Task, blank_batch
 from tasks.training.optim import AveragedWeights, NonFiniteGuard, adam, clip, gradient_norm, learning_rate, update
 from utils import checkpoint
 from utils.augment import augment
+from utils.cli import VERSION
 from utils.config.settings import Settings
 from utils.dataloader import Batch, BreizhSRDataset, training_positions
 from utils.distributed import World
@@ -156,6 +157,7 @@ class TrainState:
         """A checkpoint."""
         content: dict[str, Any] = {
             "format_version": checkpoint.FORMAT_VERSION,
+            "version": VERSION,
             "global_step": self.step,
             "state_dict": {"model": self.task.model.state_dict()},
             "optimizer_states": [self.optimizer.state_dict()],

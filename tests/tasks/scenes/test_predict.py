@@ -30,7 +30,8 @@ from models.samplers import Noise
 from models.series import Backbone, Series
 from tasks.base import Result
 from tasks.receptive_field import receptive_radius
-from tasks.scenes.predict import add_arguments, predict_from_options
+from tasks.scenes.options import add_arguments
+from tasks.scenes.predict import predict_from_options
 from tasks.scenes.scene import SOFT
 from tasks.scenes.tiles import match_low_frequencies
 from tests.golden import ROOT
