@@ -193,7 +193,7 @@ def infer(options: argparse.Namespace, world: World) -> None:
             limit=options.limit,
         )
     if summary is not None:
-        sys.stdout.write(table({"bicubic": summary["bicubic"], experiment.name: summary["metrics"]}))
+        sys.stdout.write(metrics_text({"bicubic": summary["bicubic"], experiment.name: summary["metrics"]}))
         sys.stdout.write(
             f"pictures: {experiment.folder / 'comparison.png'}\nreport: {experiment.folder / 'report.html'}\n"
         )
@@ -238,7 +238,7 @@ def check_normalisation(saved: Saved, data: BreizhSRDataset) -> None:
         )
 
 
-def table(columns: dict[str, dict[str, dict[str, float | None]]]) -> str:
+def metrics_text(columns: dict[str, dict[str, dict[str, float | None]]]) -> str:
     """Mean metrics as text: a row a model."""
     names = ("psnr", "ssim", "lpips", "mae", "shift_mae")
     width = max(map(len, columns))

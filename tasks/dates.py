@@ -56,7 +56,7 @@ def errors(results: Tensor, truths: Tensor) -> Tensor:
     return torch.stack([mean_of_image((result - truths).abs()) for result in results])
 
 
-def table(matrix: Tensor) -> str:
+def error_table(matrix: Tensor) -> str:
     """Markdown; the least error of each row in bold."""
     names = [f"truth {j + 1}" for j in range(len(matrix))]
     lines = ["| MAE of the result for | " + " | ".join(names) + " |", "|---|" + "---:|" * len(names)]
@@ -86,7 +86,7 @@ def main(options: argparse.Namespace) -> None:
                 pictures = [[picture(image) for image in images] for images in (near, result.sr, batch.hr)]
                 titles = [str(key).removeprefix(f"{place}_") for key in batch.keys]
         matrix = torch.stack(matrices).mean(dim=0)
-        text = table(matrix)
+        text = error_table(matrix)
         write_text(folder / "dates.md", text)
         captions = [[name] * len(titles) for name in ("nearest input", "result", "truth")]
         save_png(sheet(pictures, titles, captions), folder / "dates.png")

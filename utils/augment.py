@@ -8,61 +8,66 @@ from torch import Tensor
 from utils.dataloader import Batch
 from utils.randomness import Stream, bits, integers
 
-_DROPPED = 4  # each acquisition but the nearest is dropped with probability 1/4
+_DROP_ONE_IN = 4  # acquisitions, on average, the nearest one apart
 
 
 def augment(batch: Batch, names: Collection[str], *, seed: int, step: int, positions: Tensor) -> Batch:
-    """Apply what ``names`` lists; the truth, the bicubic base and all acquisitions of a sample are changed alike.
+    """Change the truth, the bicubic base and all acquisitions of a sample alike.
 
-    flips: each direction with probability 1/2. turns: by 0 to 3 quarters. drop_dates: acquisitions become padding,
-    never the one nearest to the target date. shuffle_dates: acquisitions in another order, padding stays last.
-    positions: (B,) of the samples in the global batch.
+    Args:
+        batch: as it comes from the data set.
+        names: of the changes. flips: each direction with probability 1/2. turns: by 0 to 3 quarters. drop_dates:
+            acquisitions become padding, never the one nearest to the target date. shuffle_dates: acquisitions change
+            their order, padding stays last.
+        seed: of the experiment.
+        step: of the training.
+        positions: (B,) of the samples in the batch of all processes.
     """
 
-    def drawn(stream: Stream, high: int) -> Tensor:
+    def draw(stream: Stream, high: int) -> Tensor:
         """A number in [0, high) for each sample, (B,)."""
         return integers(stream, seed, step, positions, high=high)
 
     if "flips" in names:
-        batch = _where(drawn(Stream.FLIP_X, 2) == 1, batch, lambda x: x.flip(-1))
-        batch = _where(drawn(Stream.FLIP_Y, 2) == 1, batch, lambda x: x.flip(-2))
+        batch = _where(draw(Stream.FLIP_X, 2) == 1, batch, lambda x: x.flip(-1))
+        batch = _where(draw(Stream.FLIP_Y, 2) == 1, batch, lambda x: x.flip(-2))
     if "turns" in names:
-        quarters = drawn(Stream.TURN, 4)
+        quarters = draw(Stream.TURN, 4)
         batch = _where(quarters % 2 == 1, batch, lambda x: x.rot90(1, (-2, -1)))
         batch = _where(quarters >= 2, batch, lambda x: x.rot90(2, (-2, -1)))
-    length = batch.lr.shape[1]
-    each = torch.arange(length, device=positions.device)  # (T,)
-    if "drop_dates" in names and length > 1:
-        dropped = integers(Stream.DROP_DATES, seed, step, positions[:, None], each, high=_DROPPED) == 0  # (B, T)
-        dropped &= each != batch.near[:, None]
+    num_dates = batch.lr.shape[1]
+    dates = torch.arange(num_dates, device=positions.device)  # (T,)
+    if "drop_dates" in names and num_dates > 1:
+        dropped = integers(Stream.DROP_DATES, seed, step, positions[:, None], dates, high=_DROP_ONE_IN) == 0  # (B, T)
+        dropped &= dates != batch.near[:, None]
         batch = _pad(batch, batch.mask & ~dropped)
-    if "shuffle_dates" in names and length > 1:
-        drawn_places = bits(Stream.SHUFFLE_DATES, seed, step, positions[:, None], each)  # (B, T)
-        order = drawn_places.masked_fill(~batch.mask, torch.iinfo(torch.int64).max).argsort(dim=1, stable=True)
+    if "shuffle_dates" in names and num_dates > 1:
+        ranks = bits(Stream.SHUFFLE_DATES, seed, step, positions[:, None], dates)  # (B, T)
+        order = ranks.masked_fill(~batch.mask, torch.iinfo(torch.int64).max).argsort(dim=1, stable=True)
         batch = _reorder(batch, order)
     return batch
 
 
 def _where(chosen: Tensor, batch: Batch, change: Callable[[Tensor], Tensor]) -> Batch:
-    """Change the images of the chosen samples (B,)."""
+    """A batch with the images of the chosen samples (B,) changed."""
 
-    def some(x: Tensor) -> Tensor:
-        return torch.where(chosen.view(-1, *[1] * (x.dim() - 1)), change(x), x)
+    def change_chosen(images: Tensor) -> Tensor:
+        return torch.where(chosen.view(-1, *[1] * (images.dim() - 1)), change(images), images)
 
-    return batch._replace(lr=some(batch.lr), base=some(batch.base), hr=some(batch.hr))
+    return batch._replace(lr=change_chosen(batch.lr), base=change_chosen(batch.base), hr=change_chosen(batch.hr))
 
 
 def _pad(batch: Batch, mask: Tensor) -> Batch:
     """The acquisitions of ``mask`` (B, T) in order, padded by repeating the last one, as a shorter series is stored."""
     order = (~mask).int().argsort(dim=1, stable=True)  # kept ones first
     kept = mask.sum(dim=1, keepdim=True)  # (B, 1)
-    place = torch.arange(mask.shape[1], device=mask.device).expand_as(mask)
-    source = order.gather(1, torch.minimum(place, kept - 1))
-    return _reorder(batch, source)._replace(mask=place < kept)
+    position = torch.arange(mask.shape[1], device=mask.device).expand_as(mask)  # (B, T)
+    source = order.gather(1, torch.minimum(position, kept - 1))
+    return _reorder(batch, source)._replace(mask=position < kept)
 
 
 def _reorder(batch: Batch, order: Tensor) -> Batch:
-    """Acquisitions in another order (B, T); `near` follows the view it names."""
+    """Acquisitions in another order (B, T); `near` follows the acquisition that it names."""
     rows = torch.arange(len(order), device=order.device)[:, None]
     near = (order == batch.near[:, None]).int().argmax(dim=1)
     return batch._replace(

@@ -7,18 +7,18 @@ from tasks.base import StepDecay
 
 
 def learning_rate(step: int, *, base: float, decay: StepDecay, warmup_steps: int) -> float:
-    """The rate of the step after ``step`` steps: nothing but the step and the configuration decide it."""
+    """The rate of the next step after ``step`` steps, a function of the step and the configuration alone."""
     rate = base * decay.decay_factor ** (step // decay.decay_steps)
     return rate * min(1.0, (step + 1) / warmup_steps) if warmup_steps else rate
 
 
 def adam(parameters: list[nn.Parameter], *, lr: float) -> torch.optim.Adam:
-    """Fused Adam: one kernel for all tensors, and it can leave the weights alone without asking the host."""
+    """Fused Adam: one kernel for all tensors, which can skip an update without waiting for the device."""
     return torch.optim.Adam(parameters, lr=lr, fused=True)
 
 
 def update(optimizer: torch.optim.Optimizer, *, skip: Tensor) -> None:
-    """One step of a fused optimiser, which changes nothing where ``skip`` (a float on its device) is not 0."""
+    """One step of a fused optimiser; it changes nothing if ``skip``, a float on its device, is not 0."""
     optimizer.grad_scale = None  # type: ignore[attr-defined]
     optimizer.found_inf = skip  # type: ignore[attr-defined]
     optimizer.step()
@@ -27,8 +27,12 @@ def update(optimizer: torch.optim.Optimizer, *, skip: Tensor) -> None:
 class NonFiniteGuard:
     """Remembers, on the device, the first step whose loss or gradient was not finite; from then on no weight changes.
 
-    The host asks only when it logs, so a CUDA device is never waited for. ``overflows``: so many steps in a row may
-    have a gradient that is not finite (a gradient scaler probes for the largest scale that goes well).
+    The host reads it only when it logs, so no step waits for a CUDA device.
+
+    Args:
+        device: of the loss.
+        overflows: so many steps in a row may have a gradient that is not finite. A gradient scaler raises its scale
+            until that happens, and skips the step.
     """
 
     def __init__(self, device: torch.device, *, overflows: int = 0) -> None:
@@ -42,13 +46,13 @@ class NonFiniteGuard:
         overflow = ~torch.isfinite(norm)
         self._in_a_row = torch.where(overflow, self._in_a_row + 1, 0)
         bad = ~torch.isfinite(terms).all() | (self._in_a_row > self._overflows)
-        now = torch.cat([terms.new_full((1,), step), terms, norm.view(1)])
-        self._record = now if self._record is None else torch.where(self.tripped > 0, self._record, now)
+        record = torch.cat([terms.new_full((1,), step), terms, norm.view(1)])
+        self._record = record if self._record is None else torch.where(self.tripped > 0, self._record, record)
         self.tripped = torch.maximum(self.tripped, bad.float())
         return torch.maximum(self.tripped, overflow.float())
 
     def failure(self) -> tuple[int, list[float]] | None:
-        """The step that was not finite, its loss terms and the norm of its gradient. Waits for the device."""
+        """The step that was not finite, its loss terms and the norm of its gradient, or None. Waits for the device."""
         if not self.tripped or self._record is None:
             return None
         step, *values = self._record.tolist()
@@ -58,7 +62,7 @@ class NonFiniteGuard:
 class AveragedWeights:
     """Exponential moving average of what training changes; the rest of the state is the model's own.
 
-    After n steps the decay is min(decay, (1 + n) / (10 + n)), so that the random start is soon forgotten.
+    After n steps the decay is min(decay, (1 + n) / (10 + n)), so that initial weights soon lose their influence.
     """
 
     def __init__(self, model: nn.Module, *, decay: float) -> None:
@@ -69,7 +73,7 @@ class AveragedWeights:
         moving = [name for name in own if name not in fixed]
         averaged = [name for name in moving if own[name].is_floating_point()]
         counted = [name for name in moving if not own[name].is_floating_point()]
-        # The model's tensors stay the same ones while it trains.
+        # Training changes the model's tensors in place, so these references stay valid.
         self._averages, self._sources = [self.state[n] for n in averaged], [own[n] for n in averaged]
         self._copies = [(self.state[n], own[n]) for n in counted]
 

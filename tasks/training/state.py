@@ -22,11 +22,18 @@ from utils.randomness import Stream, seed_of
 
 logger = logging.getLogger(__name__)
 
-_FP16_OVERFLOWS = 20  # in a row: from the scaler's first scale to one below 1
+_FP16_OVERFLOWS = 20  # in a row; by then the scaler has halved its scale from 65536 to below 1
 
 
 class TrainState:
-    """Everything that changes while a task trains; a checkpoint holds all of it."""
+    """Everything that changes while a task trains; a checkpoint holds all of it.
+
+    Args:
+        task: with its initial weights.
+        settings: of the experiment.
+        data: the split to train on.
+        world: this process among all, and its device.
+    """
 
     def __init__(self, task: Task, settings: Settings, *, data: BreizhSRDataset, world: World) -> None:
         training = settings.training
@@ -53,7 +60,11 @@ class TrainState:
     # One step
 
     def train_step(self, batches: Iterator[dict[str, Any]]) -> None:
-        """``accumulate_grad_batches`` batches, one update of the weights."""
+        """Compute the gradients of ``accumulate_grad_batches`` batches, and update the weights once.
+
+        Args:
+            batches: raw batches of this process, as `training_loader` gives them.
+        """
         training, parts = self.settings.training, self.settings.training.accumulate_grad_batches
         torch.manual_seed(seed_of(Stream.DROPOUT, training.seed, self.step, self.world.rank))  # dropout draws from it
         for group in self.optimizer.param_groups:
@@ -73,7 +84,7 @@ class TrainState:
         self.step += 1
 
     def _random_key(self, part: int) -> RandomKey:
-        """Where the random numbers of this process's share of a batch belong."""
+        """What addresses the random numbers of this process's share of a batch."""
         training = self.settings.training
         share = training.batch_size // self.world.size
         positions = torch.arange(share, device=self.world.device) + self.world.rank * share
@@ -91,13 +102,13 @@ class TrainState:
         return batch
 
     def _gradients_shared(self, now: bool) -> contextlib.AbstractContextManager:
-        """Processes exchange gradients once a step, with its last batch."""
+        """Let processes exchange gradients now, or not: they do so once a step, with its last batch."""
         if now or self.world.size == 1:
             return contextlib.nullcontext()
         return self.module.no_sync()  # type: ignore[operator]
 
     def _update(self, terms: Tensor) -> None:
-        """Check, clip, step, average. terms: (n,) mean loss terms of the step, over all processes."""
+        """Update the weights and their averages. terms: (n,) loss terms of the step, means over all processes."""
         self.scaler.unscale_(self.optimizer)
         norm = gradient_norm(self.parameters).detach().float()
         skip = self.guard.watch(self.step, terms, norm)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from tasks.build import build_task
-from tasks.dates import errors, table
+from tasks.dates import error_table, errors
 from tasks.super_resolver import SuperResolver
 from utils.config.parse import settings_from
 from utils.distributed import World
@@ -63,4 +63,4 @@ def test_the_matrix_of_errors() -> None:
     matrix = errors(truths, truths)
     assert matrix.argmin(dim=1).tolist() == [0, 1, 2, 3]
     assert matrix[0, 3] == 255 and matrix[1, 2] == 85
-    assert table(matrix[:2, :2]).splitlines()[2] == "| date 1 | **0.00** | 85.00 |"
+    assert error_table(matrix[:2, :2]).splitlines()[2] == "| date 1 | **0.00** | 85.00 |"
