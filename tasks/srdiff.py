@@ -106,7 +106,7 @@ class SRDiffTask(Task):
         return self.model.rrdb
 
     def forward(self, batch: Batch, key: RandomKey) -> dict[str, Tensor]:
-        t, step = self._times(key)
+        t, step = self.draw_times(key)
         noise = normal_images(Stream.NOISE, key.positions, key.seed, key.step, shape=batch.hr.shape[1:])
         return self.model.training_losses(
             series_of(batch),
@@ -120,7 +120,7 @@ class SRDiffTask(Task):
             perceptual=self.perceptual,
         )
 
-    def _times(self, key: RandomKey) -> tuple[Tensor, Tensor | None]:
+    def draw_times(self, key: RandomKey) -> tuple[Tensor, Tensor | None]:
         """Times (B,), and the sizes of steps (B,) where shortcuts are learned."""
         timesteps = self.model.path.timesteps
         if not self.model.path.is_straight:
