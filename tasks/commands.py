@@ -152,7 +152,7 @@ def _validation(task: Task, settings: Settings, world: World) -> Validation | No
         return None
     if task.is_stochastic:
         steps = min(settings.diffusion.val_sampler_steps, settings.diffusion.timesteps)
-        logger.info("validation samples with %d steps of ddpm (val_sampler_steps), --infer as sampler says", steps)
+        logger.info("validation samples with %d steps (val_sampler_steps), --infer as sampler says", steps)
     return Validation(split, settings=settings, world=world)
 
 
