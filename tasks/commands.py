@@ -172,8 +172,6 @@ def infer(options: argparse.Namespace, world: World) -> None:
     if saved is not None:
         check_normalisation(saved, split)
     lpips = load_lpips(settings.evaluation.lpips_weights or None)
-    if lpips is None:
-        logger.warning("LPIPS is left empty: its weights are not here and could not be downloaded (set lpips_weights)")
     evaluated = Evaluated(
         experiment=experiment.name,
         folder=experiment.folder,
