@@ -9,6 +9,7 @@ import json
 import logging
 import sys
 from pathlib import Path
+from typing import cast
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -45,8 +46,8 @@ def main(options: argparse.Namespace) -> None:
             reset=False,
         )
         settings = experiment.settings
-        task = commands.trained_task(experiment)
-        if not isinstance(task, SRDiffTask):
+        task = cast(SRDiffTask, commands.trained_task(experiment))
+        if not task.is_stochastic:
             raise ConfigError(f"{options.experiment} is no diffusion model: it is not sampled")
         lpips = load_lpips(settings.evaluation.lpips_weights or None)
         here.place(task)

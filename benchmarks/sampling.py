@@ -4,6 +4,7 @@ import copy
 import functools
 from collections.abc import Callable
 from dataclasses import replace
+from typing import cast
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
@@ -25,10 +26,7 @@ _TIMED = 3  # steps of the plain mode
 
 
 def _task(settings: Settings) -> SRDiffTask:
-    task = task_of(settings)
-    assert isinstance(task, SRDiffTask)
-    task.eval()
-    return task
+    return cast(SRDiffTask, task_of(settings).eval())
 
 
 def reverse_step(bench: Bench) -> list[Row]:
