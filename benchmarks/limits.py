@@ -1,12 +1,15 @@
-"""What this machine can do at best: matrix products in float32 and bfloat16, and copying memory."""
+"""What this machine is, and what it can do at best: matrix products in float32 and bfloat16, copying memory."""
 
+import os
+import platform
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from benchmarks.timing import Patience, Timing, alternate
+from benchmarks.timing import BenchmarkRun, Patience, Row, Timing, alternate
 
 FP32, BF16, MEMORY = "float32 product", "bfloat16 product", "memory copy"
 _SIDE = 2048  # of the matrices
@@ -49,7 +52,7 @@ def _onednn(a: Tensor, b: Tensor) -> Tensor:
 
 
 def rates(found: dict[str, Probe], timings: dict[str, Timing]) -> dict[str, float]:
-    """TileJob a second at each limit: that of the fastest way to it."""
+    """Work a second at each limit: that of the fastest way to it."""
     reached: dict[str, float] = {}
     for name, probe in found.items():
         rate = probe.work / timings[name].median
@@ -64,3 +67,28 @@ def timed(
     found = probes(*limits)
     timings = alternate({name: probe.call for name, probe in found.items()} | dict(modes), patience)
     return {name: timings[name] for name in modes}, rates(found, timings)
+
+
+def limits(bench: BenchmarkRun) -> list[Row]:
+    """Matrix products and memory copies by themselves; each other row meets them again in its own rounds."""
+    found = probes(FP32, BF16, MEMORY)
+    timings = alternate({name: probe.call for name, probe in found.items()}, bench.patience)
+    units = {FP32: "GFLOP/s", BF16: "GFLOP/s", MEMORY: "GB/s"}
+    return [
+        Row(probe.limit, name, timings[name], probe.work / timings[name].median / 1e9, units[probe.limit])
+        for name, probe in found.items()
+    ]
+
+
+def description() -> str:
+    """Processor, threads and versions, in one line."""
+    return f"{_processor()}, {torch.get_num_threads()} threads of {os.cpu_count()} cores; torch {torch.__version__}"
+
+
+def _processor() -> str:
+    information = Path("/proc/cpuinfo")
+    if information.exists():
+        for line in information.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()

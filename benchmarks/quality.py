@@ -14,7 +14,7 @@ from typing import cast
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks import curve
-from benchmarks.table import surroundings, write_between
+from benchmarks.timing import surroundings, write_between
 from tasks import commands
 from tasks.experiment import open_experiment
 from tasks.srdiff import SRDiffTask
@@ -46,7 +46,7 @@ def main(options: argparse.Namespace) -> None:
             reset=False,
         )
         settings = experiment.settings
-        task = cast(SRDiffTask, commands.trained_task(experiment))
+        task = commands.trained_task(experiment)
         if not task.is_stochastic:
             raise ConfigError(f"{options.experiment} is no diffusion model: it is not sampled")
         lpips = load_lpips(settings.evaluation.lpips_weights or None)
@@ -56,7 +56,7 @@ def main(options: argparse.Namespace) -> None:
         plan = [curve.FULL, *((name, n) for name in PLAN for n in options.steps or PLAN[name] if n < timesteps)]
         measured = []
         for point in curve.points(
-            task,
+            cast(SRDiffTask, task),
             commands.dataset(settings, options.split),
             plan,
             settings=settings,

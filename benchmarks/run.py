@@ -10,21 +10,20 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks import data, machine, sampling, training
-from benchmarks.bench import Bench
-from benchmarks.table import Row, markdown, surroundings, write_between
+from benchmarks import cases, limits
+from benchmarks.timing import BenchmarkRun, Row, markdown, surroundings, write_between
 from utils.cli import Parser, code_version, run
 from utils.distributed import world
 from utils.files import write_text
 
-ITEMS: dict[str, Callable[[Bench], list[Row]]] = {
-    "limits": machine.limits,
-    "preprocessing": data.preprocessing,
-    "loader": data.loader,
-    "metrics": data.metrics,
-    **{f"train-{name}": functools.partial(training.training_step, name=name) for name in training.STEPS},
-    "reverse-step": sampling.reverse_step,
-    "image": sampling.whole_image,
+ITEMS: dict[str, Callable[[BenchmarkRun], list[Row]]] = {
+    "limits": limits.limits,
+    "preprocessing": cases.preprocessing,
+    "loader": cases.loader,
+    "metrics": cases.measuring,
+    **{f"train-{name}": functools.partial(cases.training_step, name=name) for name in cases.STEPS},
+    "reverse-step": cases.reverse_step,
+    "image": cases.whole_image,
 }
 QUICK = ("limits", "loader", "metrics", "train-rrdb", "train-misr", "reverse-step", "image")
 
@@ -35,11 +34,11 @@ def main(options: argparse.Namespace) -> None:
     names = options.only or (QUICK if options.quick else ITEMS)
     rows: list[Row] = []
     with world("cpu") as here, tempfile.TemporaryDirectory() as folder:
-        bench = Bench(Path(folder), quick=options.quick, world=here)
+        bench = BenchmarkRun(Path(folder), quick=options.quick, world=here)
         for name in names:
             sys.stderr.write(f"{name} ...\n")
             rows += ITEMS[name](bench)
-    about = machine.description() + ("; a quick run: few rounds, small sizes" if options.quick else "")
+    about = limits.description() + ("; a quick run: few rounds, small sizes" if options.quick else "")
     text = f"{about}\n\n{markdown(rows)}"
     sys.stdout.write(text)
     if options.json:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import plain
+from benchmarks import baseline
 from models.unet import UNet
 from tests.data import write_prepared
 from utils.dataloader import BreizhSRDataset, collate
@@ -16,7 +16,7 @@ def test_loader(tmp_path_factory: pytest.TempPathFactory) -> None:
     data = BreizhSRDataset(write_prepared(tmp_path_factory.mktemp("raw")), "train", sen2_amount=3)
     raw = data.raw(1)
     batch = data.to_batch(collate([raw]))
-    item = plain.item(plain.stored(raw))
+    item = baseline.item(baseline.stored(raw))
     torch.testing.assert_close(item["lr"], batch.lr[0], rtol=0, atol=1e-6)
     torch.testing.assert_close(item["hr"], batch.hr[0], rtol=0, atol=1e-5)
     torch.testing.assert_close(item["base"], batch.base[0], rtol=0, atol=1e-5)
@@ -25,14 +25,14 @@ def test_loader(tmp_path_factory: pytest.TempPathFactory) -> None:
 def test_metrics() -> None:
     sr, hr = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (2, 3, 40, 33), dtype=np.uint8))
     quick = {name: float(value) for name, value in measure(sr[None], hr[None]).items()}
-    assert plain.metrics(sr, hr) == pytest.approx(quick, rel=1e-9)
+    assert baseline.metrics(sr, hr) == pytest.approx(quick, rel=1e-9)
 
 
 def test_layers() -> None:
     torch.manual_seed(0)
     network = UNet(dim=8, dim_mults=(1, 2), cond_channels=4)
     World(torch.device("cpu")).place(network)
-    other = plain.plain_layers(network)
+    other = baseline.plain_layers(network)
     inputs = torch.randn(1, 3, 16, 16), torch.tensor([3]), torch.randn(1, 8, 16, 16)
     assert any(type(layer) is torch.nn.Mish for layer in other.modules())
     assert not any(type(layer) is torch.nn.Mish for layer in network.modules())
