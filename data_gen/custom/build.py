@@ -287,7 +287,7 @@ def _write_tables(folder: Path, rows: Sequence[PatchRow], splits: Mapping[Cell, 
         tables["test" if splits[row.cell] == "test" else "train"][row.label] = {
             "split": splits[row.cell],
             "spot6_image": f"spot6/{row.label}.tif",
-            "sen2_acquisitions": _keyed(row.views, row.day),
+            "sen2_acquisitions": keyed_by_distance(row.views, row.day),
             "dates_spot6": pd.Timestamp(row.day),
             "dates_sen2": [pd.Timestamp(day) for day in days],
             "x": x,
@@ -299,7 +299,7 @@ def _write_tables(folder: Path, rows: Sequence[PatchRow], splits: Mapping[Cell, 
             pd.DataFrame(list(content.values()), index=list(content)).to_pickle(folder / f"dataset_{name}.pkl")
 
 
-def _keyed(views: Mapping[date, str], day: date) -> dict[int, str]:
+def keyed_by_distance(views: Mapping[date, str], day: date) -> dict[int, str]:
     """Paths by days from the truth, in order of their dates; of two as far, the later one's key is negative."""
     keyed: dict[int, str] = {}
     for other in sorted(views):
