@@ -47,7 +47,7 @@ def simulate_series(ground: Floats, dates: int, generator: np.random.Generator) 
         ground: (3, 4h, 4w) reflectance on the day of the truth.
         dates: acquisitions, T.
     """
-    days = acquisition_days(dates, generator)
+    days = days_around_truth(dates, generator)
     nearest = int(np.abs(days).argmin())
     labels = segment(ground, generator)
     sizes = np.bincount(labels.ravel())
@@ -71,7 +71,7 @@ def simulate_series(ground: Floats, dates: int, generator: np.random.Generator) 
     return SimulatedSeries(days, images, truth)
 
 
-def acquisition_days(count: int, generator: np.random.Generator) -> Days:
+def days_around_truth(count: int, generator: np.random.Generator) -> Days:
     """Days of the acquisitions from that of the truth, in order: every fifth, less those under clouds."""
     offset = 0 if generator.random() < _OWN_DATE else int(generator.integers(-7, 8))
     clear = generator.uniform(0.15, 0.9)  # share of days without clouds

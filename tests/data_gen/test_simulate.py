@@ -14,7 +14,7 @@ from scipy import ndimage, stats
 from skimage.measure import block_reduce
 
 from data_gen.custom.imagery import as_reflectance, band_quantiles, farmland_quantiles
-from data_gen.custom.seasons import acquisition_days, draw_season, segment, simulate_series
+from data_gen.custom.seasons import days_around_truth, draw_season, segment, simulate_series
 from data_gen.synthetic.compose import draw_landscape
 from tests.command import run, succeed
 from tests.data import prepare_with
@@ -159,7 +159,7 @@ def test_colours_keep_the_order_of_brightness() -> None:
 
 
 def test_days_lie_about_the_truth() -> None:
-    drawn = [acquisition_days(8, np.random.default_rng(seed)) for seed in range(200)]
+    drawn = [days_around_truth(8, np.random.default_rng(seed)) for seed in range(200)]
     assert all(len(days) == 8 and (np.diff(days) >= 5).all() for days in drawn)
     nearest = np.array([np.abs(days).min() for days in drawn])
     assert 0.6 < (nearest == 0).mean() < 0.85 and nearest.max() <= 7
