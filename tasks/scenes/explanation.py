@@ -2,10 +2,8 @@
 
 from pathlib import Path
 
-import matplotlib
 import numpy as np
 import torch
-from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -52,6 +50,9 @@ def nearest_days(observed: NDArray[np.bool_], offsets: NDArray[np.float32]) -> N
 
 def save_picture(maps: NDArray[np.float32], path: Path) -> None:
     """The four maps (4, h, w) side by side, each with its own scale; grey where nothing is known."""
+    import matplotlib  # only where --explain asks for the picture: it takes half a second to load
+    from matplotlib.figure import Figure
+
     shown = np.ma.masked_equal(maps, NOT_KNOWN)
     figure = Figure(figsize=(16, 4.4), layout="constrained")
     limit = max(1.0, float(np.abs(shown[DAYS]).max() or 0))
