@@ -16,6 +16,7 @@ from data_gen.checks.run import check_data_set
 from data_gen.workers import quiet
 from utils.cli import Parser, run
 from utils.errors import ConfigError
+from utils.geo.bands import parse_bands
 from utils.images import save_png
 
 
@@ -26,6 +27,7 @@ def _parser() -> Parser:
     add("root", type=Path, metavar="ROOT", help="a raw data set or a prepared folder")
     add("--sample", type=int, default=200, metavar="N",
         help="patches whose acquisitions are read too (default 200, 0: all); truths and dates are always all looked at")
+    add("--bands", metavar="B,B,...", help="of a raw data set whose rasters don't describe them, e.g. B04,B03,B02,B08")
     add("--json", type=Path, metavar="FILE", help="write everything that was found")
     add("--sheet", type=Path, metavar="FILE", help="write the contact sheet, a PNG (default: beside --json, if given)")
     # fmt: on
@@ -41,7 +43,8 @@ def _main(options: Namespace) -> None:
             raise ConfigError(f"--json {options.json}: must be the name of a JSON file")
         picture = picture or options.json.with_suffix(".png")
     quiet()
-    data, findings = check_data_set(options.root, sample=options.sample)
+    bands = parse_bands(options.bands, source="--bands") if options.bands else None
+    data, findings = check_data_set(options.root, sample=options.sample, bands=bands)
     content = summary(data, findings)
     try:
         if options.json:

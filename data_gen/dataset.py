@@ -19,7 +19,8 @@ from torch import Tensor
 
 from data_gen.pickled_table import read_pickled_table
 from utils.errors import DataError
-from utils.store import BANDS, SCALES, SPLIT_NAME, Geometry, Key
+from utils.geo.bands import RGB, described_bands
+from utils.store import SCALES, SPLIT_NAME, Geometry, Key
 
 SELECTIONS = ("nearest", "first")
 GDAL_OPTIONS = {  # one file is one open: no listing of folders, no sidecar files, no threads
@@ -211,7 +212,8 @@ class PatchReader:
         return [chosen[position] for position in sorted(chosen)]
 
     def _hr(self, path: str) -> Tensor:
-        with opened(inside(self._root, path)) as source:
+        bands = self._geometry.bands
+        with opened(inside(self._root, path), bands) as source:
             height, width = cropped(source.height, _CROP), cropped(source.width, _CROP)
             if height != width:
                 raise Unusable(f"not square: {source.height}×{source.width}")
@@ -219,7 +221,7 @@ class PatchReader:
                 raise Unusable(f"is {source.height}×{source.width}, the first patch {self._geometry.hr_size} (cropped)")
             if source.dtypes[0] != "uint8":
                 raise Unusable(f"is {source.dtypes[0]}, 8-bit levels are expected")
-            pixels, nodata = pixels_of(source), source.nodata
+            pixels, nodata = pixels_of(source, bands), source.nodata
         if (pixels == (0 if nodata is None else nodata)).all():
             raise Unusable("nothing but nodata")
         return torch.from_numpy(np.ascontiguousarray(pixels[:, :height, :width]))
@@ -227,13 +229,13 @@ class PatchReader:
     def _view(self, acquisition: RawAcquisition) -> RawView:
         if not _INT16.min <= acquisition.offset <= _INT16.max:
             raise Unusable(f"its date is {acquisition.offset} days away")
-        size = self._geometry.lr_size
-        with opened(inside(self._root, acquisition.path)) as source:
+        size, bands = self._geometry.lr_size, self._geometry.bands
+        with opened(inside(self._root, acquisition.path), bands) as source:
             if source.height != source.width:
                 raise Unusable(f"not square: {source.height}×{source.width}")
             if cropped(source.height, _CROP // self._geometry.scale) != size:
                 raise Unusable(f"is {source.height}×{source.width}, the data set {size} once cropped")
-            pixels, nodata = pixels_of(source), source.nodata
+            pixels, nodata = pixels_of(source, bands), source.nodata
         lr, clipped, empty = to_int16(pixels[:, :size, :size], nodata=nodata)
         if empty:
             raise Unusable("nothing but nodata")
@@ -275,13 +277,13 @@ def inside(root: Path, relative: str) -> Path:
 
 
 class opened:
-    """Opens a GeoTIFF of three bands; what goes wrong, also while it is read, is a reason.
+    """Opens a GeoTIFF that has the bands; what goes wrong, also while it is read, is a reason.
 
     Without its georeference by default: that takes four times as long to read as the pixels and is seldom needed.
     """
 
-    def __init__(self, path: Path, *, georeferenced: bool = False) -> None:
-        self._path = path
+    def __init__(self, path: Path, bands: Sequence[str] = (), *, georeferenced: bool = False) -> None:
+        self._path, self._bands = path, bands
         self._where = {} if georeferenced else {"GEOREF_SOURCES": "NONE"}
 
     def __enter__(self) -> rasterio.DatasetReader:
@@ -291,22 +293,35 @@ class opened:
             self._source = rasterio.open(self._path, driver="GTiff", sharing=False, **self._where)
         except (RasterioError, OSError, ValueError) as error:
             raise Unusable(f"unreadable raster ({_line(error)})") from error
-        if self._source.count != BANDS:
-            count = self._source.count
+        try:
+            if self._bands:
+                band_numbers(self._source, self._bands)
+            if max(self._source.shape) > _LARGEST_SIDE:
+                raise Unusable("larger than any patch")
+        except Unusable:
             self._source.close()
-            raise Unusable(f"{count} bands, {BANDS} are expected")
-        if max(self._source.shape) > _LARGEST_SIDE:
-            self._source.close()
-            raise Unusable("larger than any patch")
+            raise
         return self._source
 
     def __exit__(self, *_: object) -> None:
         self._source.close()
 
 
-def pixels_of(source: rasterio.DatasetReader) -> NDArray[Any]:
+def band_numbers(source: rasterio.DatasetReader, bands: Sequence[str]) -> list[int]:
+    """Which bands of a file, from 1, are those: by their descriptions, else all in order. Raises Unusable."""
+    named = described_bands(source.descriptions)
+    if named is not None and set(bands) <= set(named):
+        return [named.index(band) + 1 for band in bands]
+    if named is not None or source.count != len(bands):
+        found = f"{source.count} bands" + (f" ({', '.join(named)})" if named else "")
+        raise Unusable(f"{found}, {len(bands)} are expected ({', '.join(bands)})")
+    return list(range(1, source.count + 1))
+
+
+def pixels_of(source: rasterio.DatasetReader, bands: Sequence[str]) -> NDArray[Any]:
+    """The bands of a raster, (C, h, w)."""
     try:
-        pixels = source.read()
+        pixels = source.read(band_numbers(source, bands))
     except (RasterioError, OSError, ValueError, MemoryError) as error:
         raise Unusable(f"unreadable raster ({_line(error)})") from error
     if pixels.dtype.kind not in "uif":
@@ -322,15 +337,45 @@ def _line(error: BaseException) -> str:
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-def find_geometry(root: Path, rows: Sequence[TableRow], *, length: int) -> Geometry:
-    """The patch size of a data set: that of the first row that can be used."""
-    first = ""
+def find_bands(root: Path, rows: Sequence[TableRow]) -> tuple[str, ...]:
+    """The bands of a data set: those that the first acquisition that can be read, and its truth, both describe.
+
+    Raises:
+        DataError: they have no names, and aren't three, which are red, green, blue.
+    """
+    for row in rows:
+        try:
+            with rasterio.Env(**GDAL_OPTIONS), warnings.catch_warnings():
+                warnings.simplefilter("ignore", NotGeoreferencedWarning)
+                path = inside(root.resolve(), acquisitions_of(row)[0].path)
+                with opened(path) as source:
+                    named, count = described_bands(source.descriptions), source.count
+                with opened(inside(root.resolve(), row.hr)) as source:
+                    truth, truth_count = described_bands(source.descriptions), source.count
+        except (Unusable, DataError):  # told apart where the row is read
+            continue
+        if named is None and count != len(RGB):
+            if count != truth_count:  # one of both is broken
+                continue
+            raise DataError(f"{path}: {count} bands without names; say which with --bands B04,B03,B02,B08")
+        shared = tuple(band for band in named or RGB if truth is None or band in truth)
+        if not shared:
+            raise DataError(f"{path}: has no band that its truth {row.hr} has")
+        return shared
+    return RGB
+
+
+def find_geometry(
+    root: Path, rows: Sequence[TableRow], *, length: int, bands: tuple[str, ...] | None = None
+) -> Geometry:
+    """The patch size and bands of a data set: those of the first row that can be used."""
+    first, bands = "", bands or find_bands(root, rows)
     for row in rows:
         try:
             acquisitions = acquisitions_of(row)
             with rasterio.Env(**GDAL_OPTIONS), warnings.catch_warnings():
                 warnings.simplefilter("ignore", NotGeoreferencedWarning)
-                geometry = _geometry(root.resolve(), row, acquisitions, length)
+                geometry = _geometry(root.resolve(), row, acquisitions, length, bands)
             PatchReader(root, geometry=geometry).read(row)
             return geometry
         except Unusable as reason:
@@ -338,20 +383,22 @@ def find_geometry(root: Path, rows: Sequence[TableRow], *, length: int) -> Geome
     raise DataError(f"{root}: no patch can be used{first}")
 
 
-def _geometry(root: Path, row: TableRow, acquisitions: list[RawAcquisition], length: int) -> Geometry:
-    with opened(inside(root, row.hr)) as source:
+def _geometry(
+    root: Path, row: TableRow, acquisitions: list[RawAcquisition], length: int, bands: tuple[str, ...]
+) -> Geometry:
+    with opened(inside(root, row.hr), bands) as source:
         hr_size = cropped(source.height, _CROP)
     reasons = []
     for acquisition in acquisitions:
         try:
-            with opened(inside(root, acquisition.path)) as source:
+            with opened(inside(root, acquisition.path), bands) as source:
                 side = source.height
         except Unusable as reason:
             reasons.append(f"{acquisition.path}: {reason}")
             continue
         for scale in SCALES:
             if hr_size and cropped(side, _CROP // scale) * scale == hr_size:
-                return Geometry(hr_size=hr_size, scale=scale, length=length)
+                return Geometry(hr_size=hr_size, scale=scale, length=length, bands=bands)
         reasons.append(
             f"{acquisition.path}: is {side} pixels for a truth of {hr_size}; it must be 2, 4 or 8 times finer"
         )

@@ -13,7 +13,7 @@ import re
 import shutil
 import time
 from collections import Counter
-from collections.abc import Container, Iterable
+from collections.abc import Container, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -35,6 +35,7 @@ from data_gen.shards import (
 )
 from data_gen.workers import cores, pool, run_jobs
 from utils.errors import DataError
+from utils.radiometry import PUBLISHED_BANDS
 from utils.store import (
     FOLDER,
     FORMAT,
@@ -50,6 +51,7 @@ from utils.store import (
 
 _TARGET_BYTES = 128 << 20  # of a shard
 _MOST_SAMPLES = 512  # in a shard
+_DEFAULT_PERCENTILE = 98  # of bands that BreizhSR's publication says nothing of
 _STARTING = 5  # seconds that a process must save to be worth starting
 
 logger = logging.getLogger(__name__)
@@ -79,7 +81,7 @@ def prepare(
         if manifest is None:
             splits = read_rows(paths)
             rows = [row for rows in splits.values() for row in rows]
-            geometry = find_geometry(root, rows, length=options.max_s2_images)
+            geometry = find_geometry(root, rows, length=options.max_s2_images, bands=options.bands)
             plan = StorePlan(root, folder, options, geometry, fingerprint)
             manifest = _carry_out(plan, splits, tables=tables, workers=workers)
     except OSError as error:  # a full disk, a read-only one, not a folder
@@ -110,7 +112,7 @@ def _carry_out(plan: StorePlan, splits: Rows, *, tables: dict[str, str], workers
     manifest = Manifest(
         geometry=plan.geometry,
         maxima=plan.maxima,
-        normalisation=_normalisation(plan.options),
+        normalisation=_normalisation(plan.options, plan.geometry.bands),
         parameters={
             "max_s2_images": plan.options.max_s2_images,
             "select": plan.options.select,
@@ -141,16 +143,25 @@ def _split_of(name: str) -> str:
     return name.rpartition("-")[0]
 
 
-def _normalisation(options: Options) -> str:
+def _normalisation(options: Options, bands: Sequence[str]) -> str:
     if options.percentile is not None:
         return f"{options.percentile:g}th percentiles of the train split"
-    return "98th percentiles of BreizhSR's train split, as published" if options.maxima is None else "as given"
+    if options.maxima is not None:
+        return "as given"
+    others = ", ".join(band for band in bands if band not in PUBLISHED_BANDS)
+    measured = f"; of {others} {_DEFAULT_PERCENTILE}th percentiles of this one's" if others else ""
+    return f"98th percentiles of BreizhSR's train split, as published{measured}"
 
 
 def _maxima(plan: StorePlan, shards: Rows, executor: ProcessPoolExecutor | None) -> tuple[float, ...]:
-    """The reflectance that becomes 1, a band: published, given, or a percentile of the train split."""
-    if plan.options.percentile is None:
-        return plan.options.maxima or plan.maxima
+    """The reflectance that becomes 1, a band: given, published, or a percentile of the train split."""
+    bands, percent = plan.geometry.bands, plan.options.percentile
+    if plan.options.maxima is not None:
+        if len(plan.options.maxima) != len(bands):
+            raise DataError(f"--maxima gives {len(plan.options.maxima)} numbers for the bands {', '.join(bands)}")
+        return plan.options.maxima
+    if percent is None and set(bands) <= PUBLISHED_BANDS.keys():
+        return tuple(PUBLISHED_BANDS[band] for band in bands)
     jobs = [ShardJob(plan, name, rows) for name, rows in shards.items() if _split_of(name) == "train"]
     counts = np.zeros((1, 1), dtype=np.int64)  # (bands, 32768)
     with tqdm(total=sum(len(job.rows) for job in jobs), unit="patch", desc="percentiles") as bar:
@@ -159,16 +170,21 @@ def _maxima(plan: StorePlan, shards: Rows, executor: ProcessPoolExecutor | None)
             bar.update(len(job.rows))
     if not counts.any():
         raise DataError(f"{plan.root}: the train split has no usable patch to take percentiles of")
-    return tuple(max(1.0, percentile(band, plan.options.percentile)) / 10000 for band in counts)
+    found = [max(1.0, percentile(of_band, percent or _DEFAULT_PERCENTILE)) / 10000 for of_band in counts]
+    known = {} if percent is not None else PUBLISHED_BANDS
+    return tuple(known.get(band, top) for band, top in zip(bands, found, strict=True))
 
 
 # ---------------------------------------------------------------------------------------------------------------------
 # What is there already
 
 
+_LATER = ("maxima", "bands")  # options that earlier versions didn't have
+
+
 def _fingerprint(tables: dict[str, str], options: Options) -> str:
     """What the content of a store follows from, as far as it can be told without reading the rasters."""
-    asked = {key: value for key, value in asdict(options).items() if key != "maxima" or value is not None}
+    asked = {key: value for key, value in asdict(options).items() if key not in _LATER or value is not None}
     described = {**asked, "strict": None, "tables": tables, "version": VERSION, "shard": _TARGET_BYTES}
     return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()
 
@@ -249,7 +265,7 @@ def _seconds_per_patch(plan: StorePlan, rows: list[TableRow]) -> float:
     for row in few:
         with contextlib.suppress(Unusable):
             patches.append(reader.read(row))
-    assemble(patches, geometry=plan.geometry, maxima=plan.maxima)
+    assemble(patches, geometry=plan.geometry, maxima=(1.0,) * len(plan.geometry.bands))
     return (time.perf_counter() - start) / max(1, len(few))
 
 

@@ -1,7 +1,7 @@
 """Command: prepare a raw data set for training.
 
 python data_gen/preprocess_data.py ROOT [--max_s2_images 8] [--select nearest|first] [--workers N] [--output DIR]
-    [--strict] [--percentiles P | --maxima R G B]
+    [--strict] [--bands B,B,...] [--percentiles P | --maxima M M M]
 """
 
 import sys
@@ -16,6 +16,7 @@ from data_gen.shards import Options
 from data_gen.workers import quiet
 from utils.cli import Parser, run
 from utils.errors import ConfigError
+from utils.geo.bands import parse_bands
 from utils.signals import raise_at_sigterm
 from utils.store import FOLDER
 
@@ -30,12 +31,14 @@ def _parser() -> Parser:
         help="which ones: the nearest in time, or the first of the table as the reference implementation takes them")
     add("--workers", type=int, metavar="N", help="processes (default: the cores, where it pays)")
     add("--output", type=Path, metavar="DIR", help="where to (default ROOT/preprocessed)")
+    add("--bands", metavar="B,B,...",
+        help="the bands to take, e.g. B04,B03,B02,B08 (default: as the rasters describe them, else red, green, blue)")
     add("--strict", action="store_true", help="what can't be used is an error")
     add = parser.add_mutually_exclusive_group().add_argument
     add("--percentiles", type=float, metavar="P",
         help="normalise by these percentiles of the train split, e.g. 98 (default: the published ones of BreizhSR)")
-    add("--maxima", type=float, nargs=3, metavar="M",
-        help="normalise by these reflectances of red, green and blue: those of the model to use")
+    add("--maxima", type=float, nargs="+", metavar="M",
+        help="normalise by these reflectances, one a band: those of the model to use")
     # fmt: on
     return parser
 
@@ -56,6 +59,7 @@ def _main(options: Namespace) -> None:
         percentile=options.percentiles,
         strict=options.strict,
         maxima=tuple(options.maxima) if options.maxima else None,
+        bands=parse_bands(options.bands, source="--bands") if options.bands else None,
     )
     manifest = prepare(options.root, output=output, options=wanted, workers=options.workers)
     sys.stdout.write(f"{output} is prepared: {summary(manifest)}\n")

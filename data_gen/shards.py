@@ -14,8 +14,8 @@ from torch import Tensor
 from data_gen.dataset import PatchReader, RawPatch, TableRow, Unusable
 from utils.errors import DataError
 from utils.files import write_text
-from utils.radiometry import PUBLISHED_MAXIMA, count_levels, matching_table, normalise_lr, reflectance
-from utils.store import BANDS, Geometry, Shard, ShardInfo, Skipped, layout, write_shard
+from utils.radiometry import count_levels, matching_table, normalise_lr, reflectance
+from utils.store import Geometry, Shard, ShardInfo, Skipped, layout, write_shard
 
 _VALUES = 1 << 15  # reflectance × 10000 from 0 that 16 bits hold
 
@@ -29,6 +29,7 @@ class Options:
     percentile: float | None = None  # of the train split's reflectance; None: BreizhSR's published maxima
     strict: bool = False  # what can't be used is an error
     maxima: tuple[float, ...] | None = None  # the reflectance of each band that becomes 1; not with percentile
+    bands: tuple[str, ...] | None = None  # None: those that the rasters describe
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ class StorePlan:
     options: Options
     geometry: Geometry
     fingerprint: str  # of the tables and the options
-    maxima: tuple[float, ...] = PUBLISHED_MAXIMA
+    maxima: tuple[float, ...] = ()  # known once percentiles were taken
 
     def reader(self) -> PatchReader:
         return PatchReader(self.root, geometry=self.geometry, select=self.options.select)
@@ -140,7 +141,7 @@ def _fill_tables(shard: Shard, prefix: str, row: int, *, hr: Tensor, lr: Tensor,
 def count_values(job: ShardJob) -> NDArray[np.int64]:
     """How often each value of reflectance × 10000 occurs in the series of a shard's rows, (bands, 32768)."""
     reader = job.plan.reader()
-    counts = np.zeros((BANDS, _VALUES), dtype=np.int64)
+    counts = np.zeros((len(job.plan.geometry.bands), _VALUES), dtype=np.int64)
     for row in job.rows:
         with contextlib.suppress(Unusable):
             for view in reader.read(row).views:

@@ -81,6 +81,7 @@ class BreizhSRDataset(Dataset[dict[str, Any]]):
         self.spectral_matching = spectral_matching
         self.target_offset_days = target_offset_days
         self.maxima = self.store.manifest.maxima
+        self.bands = geometry.bands
         self.scale = geometry.scale
         self.lr_size = geometry.lr_size
 
@@ -135,7 +136,7 @@ class BreizhSRDataset(Dataset[dict[str, Any]]):
             chosen = nearest_views(dates.int() - self.target_offset_days, mask, amount=self.sen2_amount)
             views, dates, mask = shard["lr"][row], dates[chosen], mask[chosen]
         if self.spectral_matching == "none":
-            table = identity_table()
+            table = identity_table(len(self.bands))
         return views, chosen, dates.int() - self.target_offset_days, mask, table
 
     def to_batch(self, raw: Raw, device: torch.device | str = "cpu") -> Batch:

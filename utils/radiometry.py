@@ -14,8 +14,13 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from utils.geo.bands import RGB
+
 PUBLISHED_MAXIMA = (0.2058, 0.1583, 0.1118)  # 98th percentiles of BreizhSR's train split: red, green, blue
+PUBLISHED_BANDS = dict(zip(RGB, PUBLISHED_MAXIMA, strict=True))
 LEVELS = 256
+_Reals = NDArray[np.floating]
+_Counts = NDArray[np.integer]
 _REACH = 2  # low-resolution pixels on either side that enter a bicubic one
 
 
@@ -78,9 +83,7 @@ def _matrix(length: int, scale: int, mode: str) -> Tensor:
         return _interpolated(impulses, scale, mode)[0, :, :, 0].T.contiguous()
 
 
-def match_histogram(
-    levels: NDArray[np.floating], counts: NDArray[np.integer], reference: NDArray[np.floating]
-) -> NDArray[np.floating]:
+def match_histogram(levels: _Reals, counts: _Counts, reference: _Reals) -> _Reals:
     """The values (n,) that n ascending levels take so that an image of them is distributed as ``reference``.
 
     ``counts`` (n,) says how many pixels of the image have each level. Quantiles are interpolated in float64, as
@@ -92,9 +95,7 @@ def match_histogram(
     return np.interp(quantiles, reference_quantiles, values)
 
 
-def match_moment(
-    levels: NDArray[np.floating], counts: NDArray[np.integer], reference: NDArray[np.floating]
-) -> NDArray[np.floating]:
+def match_moment(levels: _Reals, counts: _Counts, reference: _Reals) -> _Reals:
     """The values (n,) that n levels take so that an image of them gets mean and standard deviation of ``reference``.
 
     ``counts`` as above. Deviations are those of the population; a constant image becomes the mean.
@@ -106,15 +107,13 @@ def match_moment(
     return (levels - mean) * gain + reference.mean(dtype=np.float64)
 
 
-MATCHINGS: dict[
-    str, Callable[[NDArray[np.floating], NDArray[np.integer], NDArray[np.floating]], NDArray[np.floating]]
-] = {
+MATCHINGS: dict[str, Callable[[_Reals, _Counts, _Reals], _Reals]] = {
     "histogram": match_histogram,
     "moment": match_moment,
 }
 
 
-def identity_table(channels: int = 3) -> Tensor:
+def identity_table(channels: int) -> Tensor:
     """The table that only normalises, (C, 256)."""
     return normalise_hr(torch.arange(LEVELS)).repeat(channels, 1)
 

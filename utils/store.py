@@ -18,11 +18,12 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeGuard
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 from torch import Tensor
 
 from utils.errors import DataError
 from utils.files import archive_fault, atomic_write, is_text, write_text
+from utils.geo.bands import RGB, SENTINEL2_BANDS, described_bands
 
 Key = int | str
 
@@ -30,7 +31,6 @@ FORMAT: Literal["misr-store"] = "misr-store"
 VERSION: Literal[1] = 1
 MANIFEST = "manifest.json"
 FOLDER = "preprocessed"  # where a raw root keeps its store
-BANDS = 3
 SCALES = (2, 4, 8)
 SPLIT_NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")
 _LARGEST_MANIFEST = 1 << 30  # bytes
@@ -53,6 +53,7 @@ class Geometry(_Checked):
     hr_size: int = Field(ge=8, le=1 << 12, multiple_of=8)
     scale: int
     length: int = Field(ge=1, le=1 << 12)  # acquisitions a sample, padded ones included
+    bands: tuple[str, ...] = RGB  # what earlier versions wrote had red, green, blue
 
     @field_validator("scale")
     @classmethod
@@ -60,6 +61,13 @@ class Geometry(_Checked):
         if scale not in SCALES:
             raise ValueError(f"{scale} is not one of {', '.join(map(str, SCALES))}")
         return scale
+
+    @field_validator("bands")
+    @classmethod
+    def _known_bands(cls, bands: tuple[str, ...]) -> tuple[str, ...]:
+        if described_bands(bands) != bands:
+            raise ValueError(f"not a list of different bands of {', '.join(SENTINEL2_BANDS)}")
+        return bands
 
     @property
     def lr_size(self) -> int:
@@ -93,12 +101,20 @@ class Manifest(_Checked):
     format: Literal["misr-store"] = FORMAT
     version: Literal[1] = VERSION
     geometry: Geometry
-    maxima: Annotated[tuple[_Positive, ...], Field(min_length=BANDS, max_length=BANDS)]  # reflectance that is 1
+    maxima: tuple[_Positive, ...]  # reflectance that becomes 1, a band
     normalisation: str  # where the maxima come from
     parameters: dict[str, Any]
     tables: dict[str, str]  # raw table -> sha256
     splits: dict[Annotated[str, Field(pattern=SPLIT_NAME.pattern)], list[ShardInfo]]
     skipped: list[Skipped]
+
+    @field_validator("maxima")
+    @classmethod
+    def _one_a_band(cls, maxima: tuple[float, ...], info: ValidationInfo) -> tuple[float, ...]:
+        geometry = info.data.get("geometry")
+        if geometry is not None and len(maxima) != len(geometry.bands):
+            raise ValueError(f"{len(maxima)} numbers for {len(geometry.bands)} bands")
+        return maxima
 
 
 def layout(geometry: Geometry, *, samples: int, singles: int) -> dict[str, tuple[torch.dtype, tuple[int, ...]]]:
@@ -108,19 +124,19 @@ def layout(geometry: Geometry, *, samples: int, singles: int) -> dict[str, tuple
     `matching_moment` the tables of spectral matching to the nearest view. `single` is −1 where the single-image input
     is that view, else the row of `single_*` that holds it.
     """
-    n, m, t, s = samples, singles, geometry.length, geometry.lr_size
+    n, m, t, s, c = samples, singles, geometry.length, geometry.lr_size, len(geometry.bands)
     return {
-        "hr": (torch.uint8, (n, BANDS, geometry.hr_size, geometry.hr_size)),
-        "lr": (torch.int16, (n, t, BANDS, s, s)),
+        "hr": (torch.uint8, (n, c, geometry.hr_size, geometry.hr_size)),
+        "lr": (torch.int16, (n, t, c, s, s)),
         "dates": (torch.int16, (n, t)),
         "alphas": (torch.bool, (n, t)),
-        "matching": (torch.float32, (n, BANDS, 256)),
-        "matching_moment": (torch.float32, (n, BANDS, 256)),
+        "matching": (torch.float32, (n, c, 256)),
+        "matching_moment": (torch.float32, (n, c, 256)),
         "single": (torch.int16, (n,)),
-        "single_lr": (torch.int16, (m, BANDS, s, s)),
+        "single_lr": (torch.int16, (m, c, s, s)),
         "single_dates": (torch.int16, (m,)),
-        "single_matching": (torch.float32, (m, BANDS, 256)),
-        "single_matching_moment": (torch.float32, (m, BANDS, 256)),
+        "single_matching": (torch.float32, (m, c, 256)),
+        "single_matching_moment": (torch.float32, (m, c, 256)),
     }
 
 

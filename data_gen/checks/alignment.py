@@ -5,12 +5,15 @@ edges, summed over the bands.
 """
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 from skimage.registration import phase_cross_correlation
+
+from utils.geo.bands import BLUE, RED
 
 BLUR = 0.7  # pixels: keeps what a shift by parts of a pixel can be read from
 WHITENING = 0.5  # 0: plain correlation, 1: phase correlation
@@ -110,9 +113,12 @@ def correlation(a: NDArray, b: NDArray) -> float:
     return float((a * b).sum()) / size if size > 0 else 0.0
 
 
-def band_order(reference: Raster, image: Raster) -> float:
-    """Whether red minus blue goes together in both images: 1 yes, −1 the bands stand in the opposite order."""
-    first, second = ((_standard(x[0]) - _standard(x[-1])).ravel() for x in (reference, image))
+def band_order(reference: Raster, image: Raster, bands: Sequence[str]) -> float:
+    """Whether red minus blue goes together in both images: 1 yes (or not known), −1 the bands stand the other way."""
+    if not {RED, BLUE} <= set(bands):
+        return 1.0
+    red, blue = list(bands).index(RED), list(bands).index(BLUE)
+    first, second = ((_standard(x[red]) - _standard(x[blue])).ravel() for x in (reference, image))
     return correlation(first, second)
 
 

@@ -60,13 +60,14 @@ class Measurements:
 
     root: Path
     kind: str
+    bands: tuple[str, ...]
     maxima: tuple[float, ...]
     patches: dict[str, int] = field(default_factory=dict)  # by split
     offsets: dict[str, list[list[int]]] = field(default_factory=dict)  # by split, a list a patch
     truths: list[Truth] = field(default_factory=list)
     acquired: list[Acquired] = field(default_factory=list)
     sampled: int = 0  # patches whose acquisitions were read
-    pooled: list[NDArray[Any]] = field(default_factory=list)  # (3, n) of their pixels, evenly over them
+    pooled: list[NDArray[Any]] = field(default_factory=list)  # (C, n) of their pixels, evenly over them
     elsewhere: list[Ref] = field(default_factory=list)  # of them: views show one place, the truth another
     faults: list[Fault] = field(default_factory=list)
     rows: list["SheetRow"] = field(default_factory=list)
@@ -94,7 +95,7 @@ MEANINGS = {
 
 def measure_source(source: Source, *, sample: int) -> Measurements:
     """Look at all truths and dates, and at the acquisitions of ``sample`` patches, evenly over each split (0: all)."""
-    data = Measurements(source.root, source.kind, source.maxima)
+    data = Measurements(source.root, source.kind, source.bands, source.maxima)
     for ref in tqdm(source.refs, desc="truths and dates", leave=False):
         data.patches[ref.split] = data.patches.get(ref.split, 0) + 1
         data.offsets.setdefault(ref.split, []).append(source.offsets(ref))
@@ -170,12 +171,12 @@ def _measure_patch(source: Source, ref: Ref, data: Measurements, *, pooled: int,
             values = np.where(view.missing, 0, view.pixels.astype(np.float64))
             own = edges(values, ~view.missing)
             lies = displacement(reference, own)
-            order = band_order(small[:, ~view.missing], values[:, ~view.missing])
+            order = band_order(small[:, ~view.missing], values[:, ~view.missing], source.bands)
             strengths.append(own)
             likes.append(max(likeness(reference, own), lies.likeness if lies else 0))
         views.append((view, lies))
         saturated = _saturated(view)
-        values_of.append(view.pixels[:, ~view.missing & ~saturated])  # (3, n)
+        values_of.append(view.pixels[:, ~view.missing & ~saturated])  # (C, n)
         data.acquired.append(_measure_view(ref, view, values_of[-1], saturated, lies, order, source.maxima))
     if likes and max(likes) < UNLIKE and _agree(strengths):
         data.elsewhere.append(ref)
@@ -215,7 +216,7 @@ def _measure_view(
     order: float,
     maxima: tuple[float, ...],
 ) -> Acquired:
-    """``values`` (3, n): its pixels that are neither missing nor saturated."""
+    """``values`` (C, n): its pixels that are neither missing nor saturated."""
     pixels = view.pixels
     if values.size:
         levels = np.percentile(values, [0, 1, 50, 99, 100], axis=1).T
@@ -241,7 +242,7 @@ def _measure_view(
 
 
 def meaning(levels: NDArray[np.floating], dtype: np.dtype) -> str:
-    """What numbers mean, from their least, 1 %, median, 99 % and greatest value in each band (3, 5)."""
+    """What numbers mean, from their least, 1 %, median, 99 % and greatest value in each band (C, 5)."""
     low, high = levels[:, 1], levels[:, 3]
     if dtype == np.uint8:
         return "8-bit"

@@ -12,9 +12,9 @@ from PIL import Image
 from data_gen.checks.measure import MEANINGS, REFLECTANCE, Measurements
 from data_gen.checks.rules import Finding
 from utils.files import write_text
+from utils.geo.bands import common_name, false_colours, shown_positions
 from utils.images import Picture, sheet
 
-BANDS = ("red", "green", "blue")
 LEVELS = ("least", "1 %", "median", "99 %", "greatest")
 _BIN = 30  # days of a bar of the histogram
 _BAR = 40  # characters of the longest bar
@@ -26,6 +26,7 @@ def summary(data: Measurements, findings: Sequence[Finding]) -> dict[str, Any]:
     return {
         "root": str(data.root),
         "kind": data.kind,
+        "bands": list(data.bands),
         "splits": {split: _split(data, split) for split in data.patches},
         "patches_whose_acquisitions_were_read": data.sampled,
         "offsets": {"days_a_bin": _BIN, "bins": _histogram(data)},
@@ -69,6 +70,7 @@ def _histogram(data: Measurements) -> list[dict[str, int]]:
 
 
 def _acquisitions(data: Measurements) -> dict[str, Any]:
+    names = list(map(common_name, data.bands))
     views = [view for view in data.acquired if view.meaning != "empty"]
     if not views:
         return {"read": len(data.acquired)}
@@ -81,12 +83,12 @@ def _acquisitions(data: Measurements) -> dict[str, Any]:
         "types": sorted({view.dtype for view in data.acquired}),
         "meanings": {MEANINGS[kind]: sum(v.meaning == kind for v in views) for kind in {v.meaning for v in views}},
         "values": {
-            band: dict(zip(LEVELS, (float(level[i]) for level in levels), strict=True)) for i, band in enumerate(BANDS)
+            band: dict(zip(LEVELS, (float(level[i]) for level in levels), strict=True)) for i, band in enumerate(names)
         },
-        "maxima": dict(zip(BANDS, (m * REFLECTANCE for m in data.maxima), strict=False)),
+        "maxima": dict(zip(names, (m * REFLECTANCE for m in data.maxima), strict=False)),
         "share_without_data": float(np.mean([view.missing for view in data.acquired])),
         "share_saturated": float(np.mean([view.saturated for view in views])),
-        "share_above_maxima": dict(zip(BANDS, np.mean([view.above for view in views], axis=0).tolist(), strict=False)),
+        "share_above_maxima": dict(zip(names, np.mean([view.above for view in views], axis=0).tolist(), strict=False)),
         "displacements": [
             {"split": v.ref.split, "key": v.ref.key, "acquisition": v.name, "days": v.offset, **_lies(v.displacement)}
             for v in views
@@ -116,7 +118,7 @@ def _truths(data: Measurements) -> dict[str, Any]:
         "sizes": sorted({"×".join(map(str, truth.shape)) for truth in truths}),
         "values": {
             band: {"least": min(t.low[i] for t in truths), "greatest": max(t.high[i] for t in truths)}
-            for i, band in enumerate(BANDS)
+            for i, band in enumerate(map(common_name, data.bands))
         },
         "share_black": float(np.mean([truth.black for truth in truths])),
         "share_at_the_top": float(np.mean([truth.white for truth in truths])),
@@ -188,10 +190,12 @@ def contact_sheet(data: Measurements) -> Image.Image:
     Pixels without data are magenta. Below: days from the truth, and how far the image lies off it.
     """
     widest = max((len(row.views) for row in data.rows), default=1)
+    shown = list(shown_positions(data.bands))
+    maxima = [data.maxima[i] for i in shown]
     pictures: list[list[Picture | None]] = []
     captions: list[list[str]] = []
     for row in data.rows:
-        pictures.append([_truth(row.truth), *(_view(v.pixels, v.missing, data.maxima) for v, _ in row.views)])
+        pictures.append([_truth(row.truth[shown]), *(_view(v.pixels[shown], v.missing, maxima) for v, _ in row.views)])
         captions.append([_printable(f"{row.ref.split} {row.ref.key}", most=28)])
         for view, lies in row.views:
             off = f", {lies.length:.1f} px off" if lies else ""
@@ -199,7 +203,7 @@ def contact_sheet(data: Measurements) -> Image.Image:
         padding = widest - len(row.views)
         pictures[-1] += [None] * padding
         captions[-1] += [""] * padding
-    titles = ["truth", "nearest", *("" for _ in range(widest - 1))]
+    titles = [false_colours(data.bands) or "truth", "nearest", *("" for _ in range(widest - 1))]
     return sheet(pictures, titles, captions)
 
 

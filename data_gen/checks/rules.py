@@ -22,6 +22,7 @@ from data_gen.checks.overlap import (
     shown_alike,
 )
 from data_gen.checks.sources import Fault, Ref
+from utils.geo.bands import listed
 from utils.store import SCALES
 
 Level = Literal["ok", "warning", "error"]
@@ -376,7 +377,7 @@ def clipping(data: Measurements) -> Iterable[Finding]:
     white = float(np.mean([truth.white for truth in data.truths]))
     saturated = float(np.mean([view.saturated for view in data.acquired]))
     message = (
-        f"{', '.join(f'{share:.1%}' for share in above)} of red, green, blue are brighter than the maxima of "
+        f"{', '.join(f'{share:.1%}' for share in above)} of {listed(data.bands)} are brighter than the maxima of "
         f"normalisation ({', '.join(f'{m:g}' for m in data.maxima)}), {saturated:.2%} saturated; "
         f"{white:.2%} of the truth is at its top"
     )

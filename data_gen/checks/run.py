@@ -19,11 +19,14 @@ _FIRST = (rules.splits, rules.files, rules.store, rules.labels, rules.sizes, rul
 _LAST = (rules.scaling, rules.nodata, rules.clipping, rules.registration, rules.place, rules.bands)
 
 
-def check_data_set(root: Path, *, sample: int) -> tuple[Measurements, list[Finding]]:
+def check_data_set(
+    root: Path, *, sample: int, bands: tuple[str, ...] | None = None
+) -> tuple[Measurements, list[Finding]]:
     """Measure a data set and say what is wrong with it.
 
     Args:
         root: a raw data set or a prepared folder.
+        bands: of a raw data set; by default those that its rasters describe.
         sample: patches whose acquisitions are read, 0 for all. Truths and dates are always all looked at.
 
     Raises:
@@ -31,17 +34,17 @@ def check_data_set(root: Path, *, sample: int) -> tuple[Measurements, list[Findi
     """
     with rasterio.Env(**GDAL_OPTIONS), warnings.catch_warnings():
         warnings.simplefilter("ignore", NotGeoreferencedWarning)
-        source = open_source(root)
+        source = open_source(root, bands=bands)
         data = measure_source(source, sample=sample)
         return data, judge(data, lambda truth: source.truth(truth.ref)[0])
 
 
-def open_source(root: Path) -> Source:
+def open_source(root: Path, *, bands: tuple[str, ...] | None = None) -> Source:
     """A raw root, or a prepared folder. A raw root that was prepared is looked at as raw. Raises DataError."""
     if (root / MANIFEST).is_file():
         return PreparedSource(root)
     try:
-        return RawSource(root)
+        return RawSource(root, bands=bands)
     except DataError:
         if root.is_dir() and not any(root.glob("dataset_*.pkl")) and (root / "preprocessed" / MANIFEST).is_file():
             return PreparedSource(prepared_folder(root))

@@ -19,6 +19,7 @@ from data_gen.dataset import (
     TableRow,
     Unusable,
     acquisitions_of,
+    find_bands,
     inside,
     opened,
     pixels_of,
@@ -28,7 +29,7 @@ from data_gen.dataset import (
 from utils.errors import DataError
 from utils.geo.acquisitions import day_in
 from utils.geo.sources import GDAL_ERRORS
-from utils.radiometry import MATCHINGS, PUBLISHED_MAXIMA, count_levels, matching_table, normalise_lr, reflectance
+from utils.radiometry import MATCHINGS, PUBLISHED_BANDS, count_levels, matching_table, normalise_lr, reflectance
 from utils.store import Key, Shard, checksum, open_shard, read_manifest
 
 FARTHEST = 1e9  # metres: no coordinate on Earth is larger
@@ -68,7 +69,7 @@ class SourceView(NamedTuple):
 
     name: str
     offset: int  # days from the truth
-    pixels: NDArray[Any]  # (3, h, w), in the type that it is kept in
+    pixels: NDArray[Any]  # (C, h, w), in the type that it is kept in
     missing: NDArray[np.bool_]  # (h, w): nodata, not a number, or 0 in all bands
 
 
@@ -77,8 +78,9 @@ class Source:
 
     kind = ""  # raw | prepared
 
-    def __init__(self, root: Path, *, maxima: tuple[float, ...]) -> None:
+    def __init__(self, root: Path, *, bands: tuple[str, ...], maxima: tuple[float, ...]) -> None:
         self.root = root
+        self.bands = bands
         self.maxima = maxima  # reflectance that becomes 1, a band
         self.refs: list[Ref] = []
         self.faults: list[Fault] = []
@@ -91,7 +93,7 @@ class Source:
         raise NotImplementedError
 
     def truth(self, ref: Ref) -> tuple[NDArray[Any], Place | None]:
-        """The high-resolution image (3, H, W), in the type that it is kept in, and where it lies."""
+        """The high-resolution image (C, H, W), in the type that it is kept in, and where it lies."""
         raise NotImplementedError
 
     def views(self, ref: Ref) -> Iterator[SourceView]:
@@ -115,12 +117,13 @@ class RawSource(Source):
 
     kind = "raw"
 
-    def __init__(self, root: Path) -> None:
-        super().__init__(root, maxima=PUBLISHED_MAXIMA)
-        self._folder = root.resolve()
+    def __init__(self, root: Path, *, bands: tuple[str, ...] | None = None) -> None:
         self._rows = read_rows(table_paths(root))
-        self.refs = [Ref(split, row.key, i) for split, rows in self._rows.items() for i, row in enumerate(rows)]
         rows = [row for rows in self._rows.values() for row in rows]
+        bands = bands or find_bands(root, rows)
+        super().__init__(root, bands=bands, maxima=tuple(PUBLISHED_BANDS.get(band, 1.0) for band in bands))
+        self._folder = root.resolve()
+        self.refs = [Ref(split, row.key, i) for split, rows in self._rows.items() for i, row in enumerate(rows)]
         self._placed = all(has_place(row.columns) for row in rows)
         self._side = self._common_side(rows) if self._placed else 0.0
 
@@ -157,8 +160,8 @@ class RawSource(Source):
         row = self._row(ref)
         if not isinstance(row.hr, str):
             raise Unusable("spot6_image is not a path")
-        with opened(self._inside(ref, row.hr), georeferenced=not self._placed) as source:
-            pixels, place = pixels_of(source), self._place(row, source)
+        with opened(self._inside(ref, row.hr), self.bands, georeferenced=not self._placed) as source:
+            pixels, place = pixels_of(source, self.bands), self._place(row, source)
         return np.where(np.isfinite(pixels), pixels, 0) if pixels.dtype.kind == "f" else pixels, place
 
     def views(self, ref: Ref) -> Iterator[SourceView]:
@@ -168,8 +171,8 @@ class RawSource(Source):
             return
         for acquisition in acquisitions:
             try:
-                with opened(self._inside(ref, acquisition.path)) as source:
-                    pixels, nodata = pixels_of(source), source.nodata
+                with opened(self._inside(ref, acquisition.path), self.bands) as source:
+                    pixels, nodata = pixels_of(source, self.bands), source.nodata
             except Missing:
                 continue  # noted before
             except Unusable as reason:
@@ -234,7 +237,7 @@ class PreparedSource(Source):
 
     def __init__(self, folder: Path) -> None:
         self.manifest = read_manifest(folder)
-        super().__init__(folder, maxima=self.manifest.maxima)
+        super().__init__(folder, bands=self.manifest.geometry.bands, maxima=self.manifest.maxima)
         self._shards: dict[tuple[str, int], Shard] = {}
         files = [(split, i, info) for split, infos in self.manifest.splits.items() for i, info in enumerate(infos)]
         for split, number, info in tqdm(files, desc="shards", leave=False):

@@ -1,9 +1,12 @@
-"""The names of Sentinel-2's bands."""
+"""The names of Sentinel-2's bands, and which of them a picture shows."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
-RGB = ("B04", "B03", "B02")
+from utils.errors import ConfigError
+
+RED, GREEN, BLUE, NIR = "B04", "B03", "B02", "B08"
+RGB = (RED, GREEN, BLUE)
 ALIASES = {
     "red": "B04",
     "green": "B03",
@@ -46,3 +49,38 @@ def band_names(texts: Sequence[str]) -> tuple[str, ...]:
 def common_name(band: str) -> str:
     """red for B04, and so on; the band's own name where it has no other."""
     return next((alias for alias, name in ALIASES.items() if name == band), band)
+
+
+def described_bands(texts: Iterable[str | None]) -> tuple[str, ...] | None:
+    """The bands that the descriptions of a raster name; None where they are no different bands' names."""
+    try:
+        return band_names([text or "" for text in texts])
+    except ValueError:
+        return None
+
+
+def parse_bands(text: str, *, source: str) -> tuple[str, ...]:
+    """Bands from a list such as B04,B03,B02,B08 or red,green,blue,nir. Raises ConfigError."""
+    try:
+        return band_names(text.split(","))
+    except ValueError as error:
+        raise ConfigError(f"{source}: {error}") from None
+
+
+def listed(bands: Iterable[str]) -> str:
+    """For messages: red, green, blue."""
+    return ", ".join(map(common_name, bands))
+
+
+def shown_positions(bands: Sequence[str]) -> tuple[int, int, int]:
+    """Which channels a picture shows as red, green, blue: those of that name, else the first three."""
+    wanted = RGB if set(RGB) <= set(bands) else [bands[min(i, len(bands) - 1)] for i in range(3)]
+    red, green, blue = map(list(bands).index, wanted)
+    return red, green, blue
+
+
+def false_colours(bands: Sequence[str]) -> str:
+    """What a caption says of a picture's colours; empty where they are the true ones."""
+    if set(RGB) <= set(bands):
+        return ""
+    return f"false colours: {listed(bands[i] for i in shown_positions(bands))} as red, green, blue"
