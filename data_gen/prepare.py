@@ -21,7 +21,8 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from data_gen.dataset import TableRow, Unusable, find_geometry, read_rows, table_paths
+from data_gen.dataset import TableRow, find_geometry, read_rows, table_paths
+from data_gen.rasters import Unusable
 from data_gen.shards import (
     Options,
     ShardJob,

@@ -11,7 +11,7 @@ from data_gen.checks.measure import Measurements, measure_source
 from data_gen.checks.overlap import ReadTruth
 from data_gen.checks.rules import Finding
 from data_gen.checks.sources import PreparedSource, RawSource, Source
-from data_gen.dataset import GDAL_OPTIONS
+from data_gen.rasters import GDAL_OPTIONS
 from utils.errors import DataError
 from utils.store import MANIFEST, prepared_folder
 

@@ -11,7 +11,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_gen.dataset import PatchReader, TableRow, Unusable, acquisitions_of, inside, read_rows, to_int16
+from data_gen.dataset import PatchReader, TableRow, acquisitions_of, read_rows
+from data_gen.rasters import Unusable, inside, to_int16
 from tests.data import NOON, RawBreizhSR, write_raster, write_raw
 from tests.golden import Golden, names
 from tests.soak import examples
