@@ -7,10 +7,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Literal, NamedTuple
 
 import numpy as np
+from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from tasks.base import Result
-from tasks.evaluation.measure import Row, measure_batch, super_resolve
+from tasks.evaluation.measure import Figures, measure_batch, super_resolve
 from tasks.srdiff import SRDiffTask, build_sampler
 from utils.config.settings import Settings
 from utils.dataloader import BreizhSRDataset, evaluation_loader
@@ -60,7 +61,7 @@ def points(
         path = task.model.path
         sampled = copy.copy(task)
         sampled.sampler = build_sampler(name, path=path, steps=steps, eta=settings.diffusion.ddim_eta)
-        rows: list[Row] = []
+        rows: list[Figures] = []
         seconds = 0.0
         for raw in evaluation_loader(dataset, batch_size=1, limit=limit):
             batch = dataset.to_batch(raw, world.device)
@@ -79,9 +80,9 @@ def _singly(result: Result) -> list[Result]:
     return [Result(sr) for sr in result.samples.unbind(dim=1)]
 
 
-def _row(result: Result, singly: Sequence[Row]) -> Row:
+def _row(result: Result, singly: Sequence[Figures]) -> Figures:
     """Means of a patch over its samples, and how far these lie apart: the deviation of a pixel, mean over pixels."""
-    row: Row = {name: float(np.mean([one[name] for one in singly])) for name in SHOWN if name in singly[0]}
+    row: Figures = {name: float(np.mean([one[name] for one in singly])) for name in SHOWN if name in singly[0]}
     if result.samples is not None:
         row["spread"] = float(result.samples.std(dim=1, correction=0).mean())
     return row
@@ -154,7 +155,7 @@ def plots(measured: Sequence[Point]) -> dict[str, str]:
     return {name: charts.standalone(_plot(name, full, others)) for name in names}
 
 
-def _plot(name: str, full: Point, others: Sequence[Point]) -> str:
+def _plot(name: str, full: Point, others: Sequence[Point]) -> Figure:
     value: Callable[[Point], Measure]
     if name == "spread":
         label = "spread / full ddpm's"
@@ -162,7 +163,7 @@ def _plot(name: str, full: Point, others: Sequence[Point]) -> str:
         def value(point: Point) -> Measure:
             return against(point, full)[name]
     else:
-        label = METRICS[name].with_unit(METRICS[name].label)
+        label = METRICS[name].axis
 
         def value(point: Point) -> Measure:
             of = summarise(point.columns[name])

@@ -12,7 +12,10 @@ from models.schedule import Path
 from models.series import Backbone, Prediction, Series
 from models.unet import UNet
 
+Base = Literal["bicubic", "backbone"]
 LossType = Literal["l1", "l2", "ssim", "l1_shift"]
+
+SHORTCUTS = (1, 2, 4, 8)  # how many steps a network that knows its step's size can take in place of many
 
 PATH_LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "l1": losses.l1,
@@ -31,6 +34,7 @@ class SRDiff(nn.Module):
         path: the noise process.
         residual: diffuse the difference to the bicubic image, times ``residual_rescale``; else the image itself.
         clip_input: clamp the difference to [-1, 1].
+        base: what the residual is the difference to: the bicubic image, or the backbone's own output.
         fix_backbone: the backbone stays as it is: in evaluation mode, without gradient. Else it trains along.
     """
 
@@ -43,6 +47,7 @@ class SRDiff(nn.Module):
         residual: bool = True,
         residual_rescale: float = 2.0,
         clip_input: bool = True,
+        base: Base = "bicubic",
         fix_backbone: bool = True,
     ) -> None:
         super().__init__()
@@ -54,6 +59,7 @@ class SRDiff(nn.Module):
         self.use_residual = residual
         self.residual_rescale = residual_rescale
         self.clip_input = clip_input
+        self.base = base
         self.fix_backbone = fix_backbone or not list(backbone.parameters())
         if self.fix_backbone:
             self.rrdb.requires_grad_(False)
@@ -70,8 +76,14 @@ class SRDiff(nn.Module):
         """The noise process. Its tables are buffers: they follow the model to its device and into checkpoints."""
         return self._path.with_tables({name: self.get_buffer(name) for name in self._path.tables()})
 
+    def base_image(self, series: Series, backbone: Prediction) -> Tensor:
+        """What the residual is the difference to (B, C, H, W)."""
+        if self.base == "bicubic":
+            return series.base
+        return backbone.sr.detach().to(series.base.dtype).clamp(-1, 1)
+
     def residual(self, hr: Tensor, base: Tensor) -> Tensor:
-        """What is diffused: the image's difference to the bicubic one (B, C, H, W)."""
+        """What is diffused: the image's difference to the base image (B, C, H, W)."""
         if not self.use_residual:
             return hr
         r = (hr - base) * self.residual_rescale
@@ -90,6 +102,7 @@ class SRDiff(nn.Module):
         *,
         t: Tensor,
         noise: Tensor,
+        step: Tensor | None = None,
         loss_type: LossType = "l1",
         aux_l1: bool = False,
         aux_ssim: bool = False,
@@ -97,14 +110,20 @@ class SRDiff(nn.Module):
     ) -> dict[str, Tensor]:
         """The terms whose sum is minimised, for images hr (B, C, H, W), times t (B,) and noise like hr.
 
-        ``q`` is the loss of what the path has the network predict. A backbone that trains along also gets the auxiliary
-        ones, between its own output and the truth.
+        ``q`` is the loss of what the path has the network predict. Where ``step`` (B,) is above 0, it is that of a
+        shortcut of this size: one step must lead where two of half the size do (Frans et al., 2025). A backbone that
+        trains along also gets the auxiliary ones, between its own output and the truth.
         """
         backbone = self.rrdb(series)
-        condition = self.denoise_fn.condition(backbone.features, series.base)
-        path, x0 = self.path, self.residual(hr, series.base)
-        output = self.denoise_fn(path.q_sample(x0, t, noise), t, condition)
-        terms = {"q": PATH_LOSSES[loss_type](output.to(noise.dtype), path.target(x0, noise))}
+        base = self.base_image(series, backbone)
+        condition = self.denoise_fn.condition(backbone.features, base)
+        path, x0 = self.path, self.residual(hr, base)
+        x_t, target = path.q_sample(x0, t, noise), path.target(x0, noise)
+        output = self.denoise_fn(x_t, t, condition) if step is None else self.denoise_fn(x_t, t, condition, step)
+        if step is not None:  # after the output: autocast would keep weights that were cast without gradient
+            far = step > 0
+            target[far] = self._two_steps(x_t[far], t[far], step[far] / 2, condition[far])
+        terms = {"q": PATH_LOSSES[loss_type](output.to(noise.dtype), target)}
         if not self.fix_backbone:
             sr = backbone.sr.to(hr.dtype)
             if aux_l1:
@@ -115,11 +134,30 @@ class SRDiff(nn.Module):
                 terms["aux_percep"] = perceptual(sr, hr)
         return terms
 
+    @torch.no_grad()
+    def _two_steps(self, x: Tensor, t: Tensor, step: Tensor, condition: Tensor) -> Tensor:
+        """The mean velocity of two Euler steps of a straight flow from x (n, C, H, W) at t (n,), each of ``step`` (n,).
+
+        The smallest steps follow the velocity itself (size 0): what the rest of the batch learns.
+        """
+        size = torch.where(step < 0.75 * self.path.timesteps / SHORTCUTS[-1], 0, step)
+        first = self.denoise_fn(x, t, condition, size).to(x.dtype)
+        x = x - (step / self.path.timesteps).view(-1, 1, 1, 1) * first
+        return (first + self.denoise_fn(x, t - step, condition, size).to(x.dtype)) / 2
+
     forward = training_losses  # what a wrapper for distributed training calls
 
     @torch.no_grad()
     def sample(
-        self, series: Series, *, sampler: Sampler, noise: Noise, samples: int = 1, callback: Callback | None = None
+        self,
+        series: Series,
+        *,
+        sampler: Sampler,
+        noise: Noise,
+        samples: int = 1,
+        callback: Callback | None = None,
+        start: float | None = None,
+        step: float = 0.0,
     ) -> tuple[Tensor, Prediction]:
         """Draw images from noise.
 
@@ -129,26 +167,32 @@ class SRDiff(nn.Module):
             sampler: with its times bound; predictions of the clean residual are clamped to [-1, 1] for it.
             noise: sampling starts from ``noise(timesteps, shape)``; a step draws ``noise(noise_index(t), shape)``.
             samples: drawn of each series.
+            start: the sampler's first time, where it is to start from the backbone's image with the noise of that time;
+                None: from noise alone.
+            step: the size of the sampler's steps, for a network that knows it; 0: its prediction is a velocity.
             callback: sees images (B * samples, C, H, W), not residuals.
 
         Returns:
             Images (B * samples, C, H, W), samples of one series side by side, and the backbone's prediction (B, ...).
         """
         backbone = self.rrdb(series)
-        condition = self.denoise_fn.condition(backbone.features, series.base)
-        base = series.base
+        base = self.base_image(series, backbone)
+        condition = self.denoise_fn.condition(backbone.features, base)
+        guess = base if start is None else backbone.sr.to(base.dtype).clamp(-1, 1)
         if samples > 1:
-            condition, base = condition.repeat_interleave(samples, 0), base.repeat_interleave(samples, 0)
+            condition, base, guess = (x.repeat_interleave(samples, 0) for x in (condition, base, guess))
         path = self.path
-        start = noise(path.timesteps, base.shape)
-        x = path.source_std * start
-        if not self.use_residual:  # starts from the bicubic image with as much noise as the last time has
-            last = torch.full((len(base),), path.times(1)[0], device=base.device)
-            x = path.q_sample(base, last, start)
+        x = noise(path.timesteps, base.shape)
+        if start is not None or not self.use_residual:  # from an image with as much noise as the first time has
+            first = torch.full((len(base),), path.times(1)[0] if start is None else start, device=base.device)
+            x = path.q_sample(self.residual(guess, base), first, x)
+        else:
+            x = path.source_std * x
+        size = (torch.full((len(base),), step, device=base.device),) if step else ()
 
         def predict_clean(x: Tensor, t: float) -> Tensor:
             times = torch.full((len(x),), t, device=x.device)
-            output = self.denoise_fn(x, times, condition).to(x.dtype)
+            output = self.denoise_fn(x, times, condition, *size).to(x.dtype)
             return path.predict_start(x, times, output).clamp(-1, 1)
 
         def show(step: int, t: float, x: Tensor, x0: Tensor) -> None:

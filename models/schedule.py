@@ -18,6 +18,7 @@ class Path(ABC):
 
     timesteps: int
     clean: float  # the time of the clean image
+    is_straight = False  # time is real and x_t a straight line in it
     source_std: float = 1.0  # standard deviation of the noise that sampling starts from
 
     @abstractmethod
@@ -25,8 +26,8 @@ class Path(ABC):
         """(α_t, σ_t); (1, 0) at the time ``clean``."""
 
     @abstractmethod
-    def times(self, steps: int, spacing: Spacing = "linear") -> list[float]:
-        """``steps`` times that a sampler visits, from the noisiest down; the clean image is not among them.
+    def times(self, steps: int, spacing: Spacing = "linear", *, start: float | None = None) -> list[float]:
+        """``steps`` times that a sampler visits, from ``start`` (the noisiest) down, without that of the clean image.
 
         Raises:
             ValueError: there are not that many times.
@@ -166,8 +167,8 @@ class Schedule(Path):
     def timesteps(self) -> int:  # type: ignore[override]
         return len(self.betas)
 
-    def times(self, steps: int, spacing: Spacing = "linear") -> list[float]:
-        return [*time_grid(self.timesteps, steps, spacing)]
+    def times(self, steps: int, spacing: Spacing = "linear", *, start: float | None = None) -> list[float]:
+        return [*time_grid(self.timesteps if start is None else int(start) + 1, steps, spacing)]
 
     def middle(self, t: float, s: float) -> float:
         return math.floor((t + s) / 2)
@@ -221,16 +222,18 @@ class StraightFlow(Path):
     timesteps: int
     source_std: float = 1.0
     clean = 0.0
+    is_straight = True
 
     def alpha_sigma(self, t: float) -> tuple[float, float]:
         tau = t / self.timesteps
         return 1 - tau, self.source_std * tau
 
-    def times(self, steps: int, spacing: Spacing = "linear") -> list[float]:
-        check_steps(self.timesteps, steps)
+    def times(self, steps: int, spacing: Spacing = "linear", *, start: float | None = None) -> list[float]:
+        start = self.timesteps if start is None else start
+        check_steps(int(start), steps)
         times: list[float] = []
         for i in range(1, steps + 1):
-            exact = self.timesteps * (i / steps) ** POWERS[spacing]
+            exact = start * (i / steps) ** POWERS[spacing]
             times.append(max(exact, times[-1] + 1 if times else 1.0))
         return times[::-1]
 

@@ -160,6 +160,7 @@ class UNet(nn.Module):
         scale: of the high resolution against the features'.
         use_attn: linear attention in the middle. up_input: the bicubic image enters beside the features.
         use_wn: weight norm on the convolutions. weight_init: start from small weights.
+        step_input: the network also knows the size of the sampler's step; at first that has no effect.
     """
 
     def __init__(
@@ -174,6 +175,7 @@ class UNet(nn.Module):
         up_input: bool = False,
         use_wn: bool = False,
         weight_init: bool = False,
+        step_input: bool = False,
     ) -> None:
         super().__init__()
         doublings(scale)
@@ -210,22 +212,29 @@ class UNet(nn.Module):
         self.mid_block2 = ResnetBlock(widths[-1], widths[-1], time_dim=dim)
         self.final_conv = nn.Sequential(Block(widths[0], dim), nn.Conv2d(dim, channels, kernel_size=1))
         self.up_proj = nn.Sequential(*reflected_conv(channels, dim)) if up_input else None
+        self.step_mlp = nn.Sequential(nn.Linear(dim, 4 * dim), Mish(), nn.Linear(4 * dim, dim)) if step_input else None
         if weight_init:
             self.apply(initialise_weights)
         if use_wn:
             normalise_weights(self)
+        if self.step_mlp is not None:
+            nn.init.zeros_(self.step_mlp[-1].get_parameter("weight"))
+            nn.init.zeros_(self.step_mlp[-1].get_parameter("bias"))
 
     def condition(self, features: Tensor, base: Tensor) -> Tensor:
         """Features (B, cond_channels, h, w) and bicubic image (B, C, H, W) -> (B, dim, H, W), for all times."""
         condition = self.cond_proj(features)
         return condition if self.up_proj is None else condition + self.up_proj(base)
 
-    def forward(self, x: Tensor, t: Tensor, condition: Tensor) -> Tensor:
-        """Noise predicted in x (B, C, H, W) at times t (B,), the same shape as x."""
+    def forward(self, x: Tensor, t: Tensor, condition: Tensor, step: Tensor | None = None) -> Tensor:
+        """What the noise process asks for in x (B, C, H, W), at times t (B,), before a step of size ``step`` (B,)."""
         multiple = 1 << (len(self.downs) - 1)
         if x.shape[-2] % multiple or x.shape[-1] % multiple:
             raise ValueError(f"height and width must be multiples of {multiple}, not {tuple(x.shape[-2:])}")
         time = self.mlp(time_embedding(t.to(x.dtype), self.dim))  # (B, dim)
+        if self.step_mlp is not None:
+            step = torch.zeros_like(t) if step is None else step
+            time = time + self.step_mlp(time_embedding(step.to(x.dtype), self.dim))
         skips = []
         for i, level in enumerate(self.downs):
             block1, block2, downsample = level.children()

@@ -13,7 +13,8 @@ from models.highresnet import HighResNet
 from models.losses import PerceptualLoss
 from models.misr import RRDBLTAE, HighResLTAE, RRDBHighResNet
 from models.rrdb import RRDBNet
-from models.schedule import Schedule
+from models.schedule import Path as NoisePath
+from models.schedule import Schedule, StraightFlow
 from models.series import Backbone
 from models.uncertainty import LaplaceHead
 from models.unet import UNet
@@ -176,14 +177,9 @@ def build_srdiff(settings: Settings, backbone: Backbone) -> SRDiff:
             up_input=diffusion.up_input,
             use_wn=diffusion.use_wn,
             weight_init=diffusion.weight_init,
+            step_input=diffusion.shortcut,
         )
-        path = (
-            Schedule.cosine(diffusion.timesteps, s=diffusion.beta_s)
-            if diffusion.beta_schedule == "cosine"
-            else Schedule.linear(
-                diffusion.timesteps, beta_end=diffusion.beta_end, last_beta=0.999 if diffusion.res else None
-            )
-        )
+        path = build_path(diffusion)
     except ValueError as error:
         raise ConfigError(f"srdiff: {error}") from None
     return SRDiff(
@@ -193,8 +189,21 @@ def build_srdiff(settings: Settings, backbone: Backbone) -> SRDiff:
         residual=diffusion.res,
         residual_rescale=diffusion.res_rescale,
         clip_input=diffusion.clip_input,
+        base=diffusion.flow_base,
         fix_backbone=diffusion.fix_rrdb,
     )
+
+
+def build_path(diffusion: Diffusion) -> NoisePath:
+    """Raises ValueError where keys of one process are given for another."""
+    if diffusion.process == "flow":
+        return StraightFlow(diffusion.timesteps, source_std=diffusion.source_std)
+    if diffusion.shortcut or diffusion.source_std != 1:
+        raise ValueError("shortcut and source_std go with process flow")
+    if diffusion.beta_schedule == "cosine":
+        return Schedule.cosine(diffusion.timesteps, s=diffusion.beta_s)
+    last_beta = 0.999 if diffusion.res else None
+    return Schedule.linear(diffusion.timesteps, beta_end=diffusion.beta_end, last_beta=last_beta)
 
 
 def conditioner_without_weights(settings: Settings) -> Model:

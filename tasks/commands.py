@@ -152,7 +152,7 @@ def _validation(task: Task, settings: Settings, world: World) -> Validation | No
         return None
     if task.is_stochastic:
         steps = min(settings.diffusion.val_sampler_steps, settings.diffusion.timesteps)
-        logger.info("validation samples with %d steps of ddpm (val_sampler_steps), --infer as sampler says", steps)
+        logger.info("validation samples with %d steps (val_sampler_steps), --infer as sampler says", steps)
     return Validation(split, settings=settings, world=world)
 
 
@@ -172,8 +172,6 @@ def infer(options: argparse.Namespace, world: World) -> None:
     if saved is not None:
         check_normalisation(saved, split)
     lpips = load_lpips(settings.evaluation.lpips_weights or None)
-    if lpips is None:
-        logger.warning("LPIPS is left empty: its weights are not here and could not be downloaded (set lpips_weights)")
     evaluated = Evaluated(
         experiment=experiment.name,
         folder=experiment.folder,

@@ -21,10 +21,8 @@ from utils.cli import Parser, run
 from utils.errors import ConfigError, DataError
 from utils.files import write_text
 from utils.images import Picture, save_png, sheet
-from utils.report import comparison_tables
-from utils.report.comparison import compare
-from utils.report.page_pictures import load_pictures
-from utils.report.patch_table import column, read_table
+from utils.report import comparison as report
+from utils.report.comparison import column, compare, load_pictures, read_results, short_names
 
 PATCHES_SHOWN = 8  # rows of the picture
 WIDTH, SMALLEST_CELL, LARGEST_CELL = 1050, 120, 222  # of the picture, about; of one patch in it; pixels
@@ -71,7 +69,7 @@ def side_by_side(
     before = [common["nearest input"]]
     if not any(_same(common["bicubic"], of) for of in results):  # an experiment may be bicubic interpolation itself
         before.append(common["bicubic"])
-    short = comparison_tables.short_names(list(folders))
+    short = short_names(list(folders))
     titles = [*("nearest input", "bicubic")[: len(before)], *(short[name] for name in folders), "truth"]
     rows = [list(row) for row in zip(*before, *results, common["truth"], strict=True)]
     captions = [
@@ -94,16 +92,16 @@ def _same(a: Sequence[Picture | None], b: Sequence[Picture | None]) -> bool:
 
 def main(options: argparse.Namespace) -> None:
     folders = names_of(options.experiments)
-    tables = {name: read_table(folder) for name, folder in folders.items()}
+    tables = {name: read_results(folder) for name, folder in folders.items()}
     comparison = compare(tables)
     if options.patches < 1:
         raise ConfigError(f"--patches must be at least 1, not {options.patches}")
     pictures = side_by_side(folders, tables, patches=options.patches)
     texts = {
-        "md": comparison_tables.markdown(comparison),
-        "tex": comparison_tables.latex(comparison),
-        "csv": comparison_tables.as_csv(comparison),
-        "svg": comparison_tables.plot(comparison),
+        "md": report.to_markdown(comparison),
+        "tex": report.to_latex(comparison),
+        "csv": report.to_csv(comparison),
+        "svg": report.to_svg(comparison),
     }
     try:
         for ending, text in texts.items():
@@ -112,9 +110,9 @@ def main(options: argparse.Namespace) -> None:
             save_png(pictures.image, options.output / "comparison.png")
     except OSError as error:
         raise ConfigError(f"--output {options.output} can't be written: {error.strerror}") from error
-    for sentence in comparison_tables.sentences(comparison):
+    for sentence in report.sentences(comparison):
         sys.stdout.write(f"{sentence}\n")
-    sys.stdout.write(f"\n{comparison_tables.overview(comparison)}\n")
+    sys.stdout.write(f"\n{report.overview(comparison)}\n")
     shown = f"; comparison.png: {pictures.note}" if pictures else "; no pictures: the experiments kept none of the same"
     sys.stdout.write(f"{options.output}: comparison.{{{','.join([*texts, *(['png'] if pictures else [])])}}}{shown}\n")
 

@@ -1,12 +1,14 @@
 """Training and prediction of SRDiff, on whichever backbone conditions it."""
 
 import functools
+import math
 from typing import Literal
 
+import torch
 from torch import Tensor, nn
 
-from models.diffusion import LossType, SRDiff
-from models.samplers import Callback, Noise, Sampler, ddim, ddpm, dpmpp_2m
+from models.diffusion import SHORTCUTS, LossType, SRDiff
+from models.samplers import Callback, Noise, Sampler, ddim, ddpm, dpmpp_2m, midpoint
 from models.schedule import Path, Spacing
 from models.series import Backbone, Series
 from tasks.base import RandomKey, Result, Task, series_of
@@ -16,18 +18,39 @@ from utils.dataloader import Batch
 from utils.errors import ConfigError
 from utils.randomness import Stream, integers, normal_images
 
-SAMPLERS = {"ddpm": ddpm, "dpmpp_2m": dpmpp_2m}  # ddim besides, which has an option
+SAMPLERS = {"ddpm": ddpm, "dpmpp_2m": dpmpp_2m, "midpoint": midpoint}  # ddim besides, which has an option
 # Steps are wanted where the image changes, near t = 0; ddim's errors grow there. Measured: benchmarks/quality.py.
-BEST_SPACING: dict[str, Spacing] = {"ddpm": "superlinear", "ddim": "linear", "dpmpp_2m": "quadratic"}
+BEST_SPACING: dict[str, Spacing] = {"ddpm": "superlinear", "dpmpp_2m": "quadratic"}  # of a diffusion; else linear
+_GOLDEN_RATIO = (math.sqrt(5) - 1) / 2
+_SHORTCUTS = [("ddim", steps) for steps in SHORTCUTS]
+SHORTCUT_SHARE = 4  # one sample of so many learns a shortcut
 
 
 def build_sampler(
-    name: str, *, path: Path, steps: int, spacing: Spacing | Literal["auto"] = "auto", eta: float = 0.0
+    name: str,
+    *,
+    path: Path,
+    steps: int,
+    spacing: Spacing | Literal["auto"] = "auto",
+    eta: float = 0.0,
+    start: float | None = None,
 ) -> Sampler:
-    """A sampler with its times bound; ``steps`` 0 means all. Raises ConfigError where they don't fit."""
-    kept = BEST_SPACING[name] if spacing == "auto" else spacing
+    """A sampler with its times bound.
+
+    Args:
+        steps: network passes an image; 0: as many as there are times.
+        start: the first time; None: the noisiest.
+
+    Raises:
+        ConfigError: the steps don't fit.
+    """
+    auto: Spacing = "linear" if path.is_straight else BEST_SPACING.get(name, "linear")
+    most = path.timesteps if start is None else int(start)
+    passes = 2 if name == "midpoint" else 1  # a step
+    if steps % passes:
+        raise ConfigError(f"sampler_steps: midpoint makes two network passes a step, so {steps} must be even")
     try:
-        times = path.times(steps or path.timesteps, kept)
+        times = path.times(steps // passes or most, auto if spacing == "auto" else spacing, start=start)
     except ValueError as error:
         raise ConfigError(f"sampler_steps: {error}") from None
     if name == "ddim":
@@ -56,33 +79,63 @@ class SRDiffTask(Task):
         path = model.path
         self.sampler_name = diffusion.sampler
         self.sampler_steps = diffusion.sampler_steps or path.timesteps
+        self.start = None
+        if diffusion.sample_from == "backbone":
+            self.start = diffusion.sample_start or path.timesteps // 2
+            if self.start >= path.timesteps:
+                raise ConfigError(f"sample_start must be below timesteps {path.timesteps}, not {self.start}")
         self.sampler = build_sampler(
             diffusion.sampler,
             path=path,
             steps=diffusion.sampler_steps,
             spacing=diffusion.sampler_spacing,
             eta=diffusion.ddim_eta,
+            start=self.start,
         )
+        self.shortcut = diffusion.shortcut
+        self.step_size = 0.0
+        if self.shortcut and self.start is None and (diffusion.sampler, self.sampler_steps) in _SHORTCUTS:
+            self.step_size = path.timesteps / self.sampler_steps
         self.preview_steps = min(diffusion.val_sampler_steps, path.timesteps)
-        self.preview_sampler = build_sampler("ddpm", path=path, steps=self.preview_steps)
+        self.preview_sampler = build_sampler(
+            "ddim" if path.is_straight else "ddpm", path=path, steps=self.preview_steps
+        )
 
     @property
     def conditioner(self) -> Backbone:
         return self.model.rrdb
 
     def forward(self, batch: Batch, key: RandomKey) -> dict[str, Tensor]:
-        t = integers(Stream.TIMES, key.seed, key.step, key.positions, high=self.model.path.timesteps)  # (B,)
+        t, step = self.draw_times(key)
         noise = normal_images(Stream.NOISE, key.positions, key.seed, key.step, shape=batch.hr.shape[1:])
         return self.model.training_losses(
             series_of(batch),
             batch.hr,
             t=t,
             noise=noise,
+            step=step,
             loss_type=self.loss_type,
             aux_l1=self.aux_l1,
             aux_ssim=self.aux_ssim,
             perceptual=self.perceptual,
         )
+
+    def draw_times(self, key: RandomKey) -> tuple[Tensor, Tensor | None]:
+        """Times (B,), and the sizes of steps (B,) where shortcuts are learned."""
+        timesteps = self.model.path.timesteps
+        if not self.model.path.is_straight:
+            return integers(Stream.TIMES, key.seed, key.step, key.positions, high=timesteps), None
+        # In strata: multiples of the golden ratio lie evenly in [0, 1), however many there are.
+        first = integers(Stream.TIMES, key.seed, key.step, high=1 << 24).to(key.positions.device) / (1 << 24)
+        tau = 1 - (first + key.positions * _GOLDEN_RATIO).frac()  # (B,) in (0, 1]
+        if not self.shortcut:
+            return (tau * timesteps).float(), None
+        level = integers(Stream.TIMES, key.seed, key.step, key.positions, 0, high=len(SHORTCUTS))
+        count = 2**level  # steps from noise to image
+        which = 1 + integers(Stream.TIMES, key.seed, key.step, key.positions, 1, high=count)
+        chosen = key.positions % SHORTCUT_SHARE == 0
+        tau = torch.where(chosen, which / count, tau)
+        return (tau * timesteps).float(), torch.where(chosen, timesteps / count, 0).float()
 
     def predict(
         self, series: Series, *, noise: Noise, samples: int = 1, preview: bool = False, callback: Callback | None = None
@@ -93,6 +146,8 @@ class SRDiffTask(Task):
             noise=noise,
             samples=samples,
             callback=callback,
+            start=None if preview else self.start,
+            step=0.0 if preview else self.step_size,
         )
         drawn = images.float().unflatten(0, (-1, samples))  # (B, k, C, H, W)
         return Result(

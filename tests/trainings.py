@@ -219,6 +219,7 @@ CONFIGS: dict[str, tuple[str, dict[str, object]]] = {
         {**_TINY, "hidden_size": 8, "unet_dim_mults": "1|2", "timesteps": 10, "val_sampler_steps": 2},
     ),
 }
+CONFIGS["flow"] = ("flow_rrdb.yaml", {**CONFIGS["srdiff"][1], "sampler_steps": 2})
 
 
 def _text(value: object) -> str:

@@ -11,9 +11,18 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from models.samplers import Callback
 from tasks.base import RandomKey, Result, Task
-from tasks.evaluation.measure import Patch, Spectra, batch_pictures, mean, measure_batch, measure_spectra, super_resolve
-from tasks.evaluation.results import Evaluated, comparison, write_results
+from tasks.evaluation.measure import (
+    EvaluatedPatch,
+    Spectra,
+    batch_pictures,
+    mean,
+    measure_batch,
+    measure_spectra,
+    super_resolve,
+)
+from tasks.evaluation.results import Evaluated, picture_sheet, write_evaluation
 from utils.config.settings import Settings
 from utils.dataloader import Batch, BreizhSRDataset, collate, evaluation_loader
 from utils.distributed import World
@@ -21,10 +30,10 @@ from utils.files import quoted
 from utils.images import Picture, picture, save_png
 from utils.metrics.lpips import LPIPS
 from utils.radiometry import normalise_hr
-from utils.report.page_pictures import choose_examples
 
 INTERMEDIATE_PICTURES = 20
 SHEET_ROWS = 6
+KEPT_BYTES = 1 << 27  # of pictures in memory, so that few patches are predicted a second time to be shown
 VALIDATION_FIGURES = ("val_loss", "psnr", "ssim", "mae", "mse", "shift_mae")  # columns of val_res.csv
 
 
@@ -39,7 +48,7 @@ class Validation:
     ) -> tuple[dict[str, float], Picture | None] | None:
         """Figures (the same on every process) and a sheet bicubic | prediction | truth; None if it was cut short."""
         task.eval()
-        patches: list[Patch] = []
+        patches: list[EvaluatedPatch] = []
         batch_size = max(1, self.settings.evaluation.eval_batch_size // self.world.size)
         loader = evaluation_loader(
             self.dataset,
@@ -59,13 +68,13 @@ class Validation:
             batch = self.dataset.to_batch(raw, self.world.device)
             loss = self._loss(task, batch)
             result = super_resolve(task, batch, settings=self.settings, world=self.world, samples=1, preview=True)
-            for i, row in enumerate(measure_batch(result, batch)):
+            for i, figures in enumerate(measure_batch(result, batch)):
                 kept = batch_pictures(result, batch, i) if len(patches) < self.shown else {}
-                patches.append(Patch(int(batch.indices[i]), {**row, "val_loss": loss}, kept))
+                patches.append(EvaluatedPatch(int(batch.indices[i]), {**figures, "val_loss": loss}, kept))
         patches = sorted(self.world.gather(patches), key=lambda patch: patch.position)
-        figures = {name: mean([patch.row[name] for patch in patches]) for name in VALIDATION_FIGURES}
+        means = {name: mean([patch.figures[name] for patch in patches]) for name in VALIDATION_FIGURES}
         first = [patch for patch in patches if patch.pictures][: self.shown]
-        return figures, np.asarray(comparison(first, ("bicubic", "result", "truth"))) if first else None
+        return means, np.asarray(picture_sheet(first, ("bicubic", "result", "truth"))) if first else None
 
     def _loss(self, task: Task, batch: Batch) -> float:
         key = RandomKey(self.settings.training.seed, -1, batch.indices.to(self.world.device))
@@ -84,12 +93,27 @@ def evaluate(
     lpips: LPIPS | None,
     limit: int | None = None,
 ) -> dict[str, Any] | None:
-    """Evaluate, and write what results.py writes; the summary, on the main process."""
+    """Predict and measure a split, and write its results (tasks/evaluation/results.py).
+
+    Args:
+        task: what predicts; it is moved to the device of ``world``.
+        dataset: the split.
+        evaluated: what is evaluated, and where its results go.
+        settings: of the experiment.
+        world: the device, and the processes that share the split.
+        lpips: on the same device; None leaves LPIPS out.
+        limit: at most so many patches.
+
+    Returns:
+        What summary.json holds; None on all but the main process.
+    """
     world.place(task)
     task.eval()
     saver = PictureSaver(evaluated.folder, evaluated.global_step, settings=settings)
     samples = settings.diffusion.samples
-    patches: list[Patch] = []
+    patches: list[EvaluatedPatch] = []
+    pictures: dict[int, dict[str, Picture]] = {}  # by position
+    picture_bytes = 0
     spectra: list[Spectra] = []
     seconds = 0.0
     total = min(len(dataset), limit or len(dataset))
@@ -107,15 +131,20 @@ def evaluate(
             batch = dataset.to_batch(raw, world.device)
             callback = None
             if settings.evaluation.save_intermediate and world.is_main and not patches:
-                callback = saver.intermediate(task, batch, samples=samples)
+                callback = saver.intermediate(task, batch)
             started = _now(world)
             result = super_resolve(task, batch, settings=settings, world=world, samples=samples, callback=callback)
             seconds += _now(world) - started
             saver.save(result, batch)
             sensor_truth = normalise_hr(raw["hr"].to(world.device))
-            rows = measure_batch(result, batch, lpips=lpips, sensor_truth=sensor_truth)
-            patches += [Patch(int(batch.indices[i]), row) for i, row in enumerate(rows)]
+            measured = measure_batch(result, batch, lpips=lpips, sensor_truth=sensor_truth)
             spectra.append(measure_spectra(result, batch))
+            for i, figures in enumerate(measured):
+                position = int(batch.indices[i])
+                patches.append(EvaluatedPatch(position, figures))
+                if world.is_main and picture_bytes < KEPT_BYTES:
+                    pictures[position] = batch_pictures(result, batch, i)
+                    picture_bytes += sum(image.nbytes for image in pictures[position].values())
             bar.update(len(batch.keys))
     seconds_per_image = seconds / max(1, len(patches))
     patches = sorted(world.gather(patches), key=lambda patch: patch.position)
@@ -123,18 +152,17 @@ def evaluate(
     if not world.is_main:
         return None
 
-    def draw(patch: Patch) -> None:
-        """Predicted once more, as every number has its address: pictures of all patches would not fit in memory."""
-        if not patch.pictures:
+    from utils.report.page import choose_examples  # with pandas, scipy and matplotlib: only needed here, and slow
+
+    examples = choose_examples([patch.figures["psnr"] for patch in patches])
+    shown = patches[:SHEET_ROWS]
+    for patch in [*shown, *(patches[position] for _, position in examples)]:
+        if patch.position not in pictures:  # predicted once more: every random number has its address
             batch = dataset.to_batch(collate([dataset.raw(patch.position)]), world.device)
             result = super_resolve(task, batch, settings=settings, world=world, samples=samples)
-            patch.pictures = batch_pictures(result, batch, 0)
-
-    examples = choose_examples([patch.row["psnr"] for patch in patches])
-    shown = patches[:SHEET_ROWS]
-    for patch in tqdm([*shown, *(patches[position] for _, position in examples)], desc="pictures", unit="image"):
-        draw(patch)
-    return write_results(
+            pictures[patch.position] = batch_pictures(result, batch, 0)
+        patch.pictures = pictures[patch.position]
+    return write_evaluation(
         evaluated,
         patches,
         shown=shown,
@@ -160,6 +188,7 @@ class PictureSaver:
         self.folder = folder / f"results_{step}_{settings.evaluation.gen_dir_name}"
 
     def save(self, result: Result, batch: Batch) -> None:
+        """Write results, truths and inputs of a batch, where `test_save_png` asks for them."""
         if not self.wanted:
             return
         for i, key in enumerate(batch.keys):
@@ -168,12 +197,11 @@ class PictureSaver:
                 shown["RRDB"] = result.backbone[i]
             for name, image in shown.items():
                 save_png(picture(image), self.folder / name / f"{quoted(key)}.png")
-            views = batch.lr[i]  # (T, C, h, w)
-            for number, view in enumerate(views):
-                file = f"{quoted(key)}.png" if len(views) == 1 else f"{quoted(key)}_{number}.png"
-                save_png(picture(view), self.folder / "LR" / file)
+            for number, acquired in enumerate(batch.lr[i]):  # (C, h, w) each
+                file = f"{quoted(key)}.png" if len(batch.lr[i]) == 1 else f"{quoted(key)}_{number}.png"
+                save_png(picture(acquired), self.folder / "LR" / file)
 
-    def intermediate(self, task: Task, batch: Batch, *, samples: int) -> Any:
+    def intermediate(self, task: Task, batch: Batch) -> Callback | None:
         """A callback that saves x0 of the first patch at 20 moments of the sampling; None where nothing is sampled."""
         if not task.sampler_steps:
             return None

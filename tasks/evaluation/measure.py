@@ -16,17 +16,18 @@ from utils.distributed import World
 from utils.images import Picture, error_map, picture, spread_map
 from utils.metrics.lpips import LPIPS
 from utils.metrics.pixel import extended, measure, radial_power, to_uint8
+from utils.metrics.registry import METHODS
 from utils.randomness import word
 
-Row = dict[str, Any]
+Figures = dict[str, Any]  # of one patch, by the columns of metrics.csv
 
 
 @dataclass
-class Patch:
+class EvaluatedPatch:
     """One patch's figures and, where they are kept, its pictures."""
 
-    position: int
-    row: Row
+    position: int  # in the split
+    figures: Figures
     pictures: dict[str, Picture] = field(default_factory=dict)
 
 
@@ -38,6 +39,7 @@ class Spectra(NamedTuple):
     patches: int
 
     def plus(self, other: "Spectra") -> "Spectra":
+        """The sums of both."""
         power = {name: self.power[name] + other.power[name] for name in self.power}
         return Spectra(self.frequencies, power, self.patches + other.patches)
 
@@ -52,7 +54,20 @@ def super_resolve(
     preview: bool = False,
     callback: Callback | None = None,
 ) -> Result:
-    """Predict a batch; its noise is a function of (seed, sample key), whatever the batch."""
+    """Predict a batch. Its noise is a function of (seed, sample key), so other samples of the batch don't matter.
+
+    Args:
+        task: what predicts.
+        batch: B series of dates, on the device of ``world``.
+        settings: give the seed and the precision.
+        world: the device.
+        samples: how many images a generative task draws of each series.
+        preview: whether to sample as validation does, with few steps.
+        callback: called after each step of a sampler.
+
+    Returns:
+        The images, (B, C, H, W) in [-1, 1].
+    """
     keys = torch.tensor([word(str(key)) for key in batch.keys], device=world.device)  # (B,)
     noise = sampling_noise(keys, seed=settings.training.seed, samples=samples)
     with torch.inference_mode(), world.autocast(settings.training.amp):
@@ -69,10 +84,20 @@ def images_by_method(result: Result, batch: Batch) -> dict[str, Tensor]:
 
 def measure_batch(
     result: Result, batch: Batch, *, lpips: LPIPS | None = None, sensor_truth: Tensor | None = None
-) -> list[Row]:
-    """One row a patch. With ``sensor_truth`` (B, C, H, W), the truth in its sensor's own colours, all metrics."""
+) -> list[Figures]:
+    """Measure the images of a batch.
+
+    Args:
+        result: what was predicted.
+        batch: what it was predicted from, and the truths.
+        lpips: measured too where it is given.
+        sensor_truth: the truths in their sensor's own colours, (B, C, H, W); with them, all metrics are measured.
+
+    Returns:
+        The figures of each patch by column, and its ``key``.
+    """
     truth = to_uint8(batch.hr)
-    views = torch.arange(len(batch.near), device=batch.near.device)
+    acquisitions = torch.arange(len(batch.near), device=batch.near.device)
     columns: dict[str, list[float]] = {}
     for prefix, image in images_by_method(result, batch).items():
         integers = to_uint8(image)
@@ -81,17 +106,17 @@ def measure_batch(
             with torch.inference_mode():
                 figures["lpips"] = lpips(integers.float(), truth.float())
         if sensor_truth is not None:
-            figures |= extended(integers, truth, lr_nearest=batch.lr[views, batch.near], hr_sensor=sensor_truth)
+            figures |= extended(integers, truth, lr_nearest=batch.lr[acquisitions, batch.near], hr_sensor=sensor_truth)
         columns |= {prefix + name: values.tolist() for name, values in figures.items()}
     columns["days_to_nearest"] = batch.dates.abs().masked_fill(~batch.mask, math.inf).amin(dim=1).tolist()
     columns["valid_dates"] = batch.mask.sum(dim=1).tolist()
     if result.samples is not None:
         columns["spread"] = result.samples.std(dim=1, correction=0).mean(dim=(1, 2, 3)).tolist()
-    return [{**{name: of[i] for name, of in columns.items()}, "key": key} for i, key in enumerate(batch.keys)]
+    return [{**{name: values[i] for name, values in columns.items()}, "key": key} for i, key in enumerate(batch.keys)]
 
 
 def batch_pictures(result: Result, batch: Batch, i: int) -> dict[str, Picture]:
-    """The pictures of one patch of a batch, by what they show."""
+    """The pictures of patch ``i`` of a batch, by what they show."""
     shown = {"nearest input": picture(batch.lr[i, int(batch.near[i])]), "bicubic": picture(batch.base[i])}
     if result.backbone is not None:
         shown["backbone"] = picture(result.backbone[i])
@@ -103,13 +128,13 @@ def batch_pictures(result: Result, batch: Batch, i: int) -> dict[str, Picture]:
 
 
 def measure_spectra(result: Result, batch: Batch) -> Spectra:
-    names = {"": "result", "bicubic_": "bicubic", "backbone_": "backbone"}
-    images = {names[prefix]: image for prefix, image in images_by_method(result, batch).items()} | {"truth": batch.hr}
+    """The spectra of a batch, added up by method; the truths' too."""
+    images = {METHODS[prefix]: image for prefix, image in images_by_method(result, batch).items()} | {"truth": batch.hr}
     power = {}
     frequencies = torch.zeros(0)
     for name, image in images.items():
-        frequencies, of_patches = radial_power(to_uint8(image))
-        power[name] = of_patches.sum(dim=0).cpu()
+        frequencies, patch_power = radial_power(to_uint8(image))  # (K,), (B, K)
+        power[name] = patch_power.sum(dim=0).cpu()
     return Spectra(frequencies.cpu(), power, len(batch.keys))
 
 

@@ -13,20 +13,19 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 
 from tasks.base import Task
-from tasks.evaluation.measure import Patch, Row, Spectra, mean
+from tasks.evaluation.measure import EvaluatedPatch, Figures, Spectra, mean
 from utils.cli import code_version
 from utils.config.parse import flatten
 from utils.config.settings import Settings
 from utils.files import atomic_write, write_text
 from utils.images import save_png, sheet
 from utils.metrics.registry import METRICS
-from utils.report.page import write_report
-from utils.report.page_charts import Spectrum
-from utils.report.page_pictures import Example, save_pictures
 
 RESULT_COLUMNS = ("psnr", "ssim", "lpips", "mae", "mse", "shift_mae", "key")  # of test_results.csv
 
@@ -36,34 +35,52 @@ class Evaluated:
     """What an evaluation was of."""
 
     experiment: str
-    folder: Path
-    checkpoint: str
+    folder: Path  # where the results go
+    checkpoint: str  # empty: nothing is trained
     global_step: int
     averaged: bool
     split: str
 
 
-def write_results(
+def write_evaluation(
     evaluated: Evaluated,
-    patches: list[Patch],
+    patches: list[EvaluatedPatch],
     *,
-    shown: list[Patch],
+    shown: list[EvaluatedPatch],
     examples: list[tuple[str, int]],
     spectra: Spectra | None,
     task: Task,
     settings: Settings,
     seconds_per_image: float,
 ) -> dict[str, Any]:
-    """Write everything; returns the summary. ``examples``: (best, median or worst, position in patches)."""
-    rows = [patch.row for patch in patches]
-    summary = summarise(rows, evaluated, task=task, seconds_per_image=seconds_per_image)
+    """Write all tables, pictures and the page of an evaluation.
+
+    Args:
+        evaluated: what it was of.
+        patches: all patches of the split, in its order.
+        shown: patches with pictures, for comparison.png and later comparisons.
+        examples: patches of the page, as (best, median or worst, position in patches); they have pictures.
+        spectra: of all patches; None where there is no patch.
+        task: what predicted.
+        settings: what it was configured with.
+        seconds_per_image: of the prediction alone.
+
+    Returns:
+        What summary.json holds.
+    """
+    from utils.report.comparison import save_pictures  # with pandas, scipy and matplotlib: only needed here, and slow
+    from utils.report.page import Example, write_report
+
+    figures = [patch.figures for patch in patches]
+    summary = summarise_split(figures, evaluated, task=task, seconds_per_image=seconds_per_image)
     folder = evaluated.folder
-    write_rows(folder / "test_results.csv", rows, columns=RESULT_COLUMNS)
-    write_rows(folder / "metrics.csv", rows, columns=tuple(dict.fromkeys(name for row in rows for name in row)))
+    write_figures(folder / "test_results.csv", figures, columns=RESULT_COLUMNS)
+    columns = tuple(dict.fromkeys(name for patch_figures in figures for name in patch_figures))
+    write_figures(folder / "metrics.csv", figures, columns=columns)
     write_text(folder / "summary.json", json.dumps(summary, indent=1) + "\n")
-    save_png(comparison(shown, ("bicubic", "backbone", "result", "truth")), folder / "comparison.png")
+    save_png(picture_sheet(shown, ("bicubic", "backbone", "result", "truth")), folder / "comparison.png")
     for patch in shown:
-        save_pictures(folder, patch.row["key"], patch.pictures)
+        save_pictures(folder, patch.figures["key"], patch.pictures)
     facts = {
         "checkpoint": evaluated.checkpoint or "none: nothing is trained",
         "step": evaluated.global_step,
@@ -81,7 +98,7 @@ def write_results(
         name=evaluated.experiment,
         facts=facts,
         settings=flatten(settings),
-        rows=rows,
+        rows=figures,
         examples=[Example(title, position, patches[position].pictures) for title, position in examples],
         spectra=_mean_spectra(spectra) if spectra else {},
         scale=settings.data.sr_scale,
@@ -98,18 +115,21 @@ def device_of(task: Task) -> dict[str, str]:
     return {"device": torch.cuda.get_device_name(held.device) if held.is_cuda else threads}
 
 
-def _mean_spectra(spectra: Spectra) -> dict[str, Spectrum]:
+def _mean_spectra(spectra: Spectra) -> dict[str, tuple[NDArray[np.float64], NDArray[np.float64]]]:
+    """Frequencies and mean power of a patch, by method."""
     frequencies = spectra.frequencies.numpy()
-    return {name: Spectrum(frequencies, (power / spectra.patches).numpy()) for name, power in spectra.power.items()}
+    return {name: (frequencies, (total / spectra.patches).numpy()) for name, total in spectra.power.items()}
 
 
-def summarise(rows: list[Row], evaluated: Evaluated, *, task: Task, seconds_per_image: float) -> dict[str, Any]:
+def summarise_split(
+    figures: list[Figures], evaluated: Evaluated, *, task: Task, seconds_per_image: float
+) -> dict[str, Any]:
     """Means and standard deviations (over n - 1); what could not be had, or is not finite, is null and never 0."""
 
-    def figures(prefix: str) -> dict[str, dict[str, float | None]]:
+    def describe_method(prefix: str) -> dict[str, dict[str, float | None]]:
         found = {}
         for name in METRICS:
-            values = [row[prefix + name] for row in rows if row.get(prefix + name) is not None]
+            values = [patch[prefix + name] for patch in figures if patch.get(prefix + name) is not None]
             finite = bool(values) and all(map(math.isfinite, values))
             found[name] = {
                 "mean": mean(values) if finite else None,
@@ -123,36 +143,36 @@ def summarise(rows: list[Row], evaluated: Evaluated, *, task: Task, seconds_per_
         "global_step": evaluated.global_step,
         "averaged_weights": evaluated.averaged,
         "split": evaluated.split,
-        "n": len(rows),
+        "n": len(figures),
         "sampler": task.sampler_name,
         "steps": task.sampler_steps,
         "seconds_per_image": seconds_per_image,
-        "metrics": figures(""),
-        "bicubic": figures("bicubic_"),
+        "metrics": describe_method(""),
+        "bicubic": describe_method("bicubic_"),
     }
-    if rows and "backbone_psnr" in rows[0]:
-        summary["backbone"] = figures("backbone_")
+    if figures and "backbone_psnr" in figures[0]:
+        summary["backbone"] = describe_method("backbone_")
     return summary
 
 
-def write_rows(path: Path, rows: list[Row], *, columns: Sequence[str]) -> None:
+def write_figures(path: Path, figures: list[Figures], *, columns: Sequence[str]) -> None:
     """A CSV file, separated by ;, with an unnamed column of row numbers."""
     with atomic_write(path) as aside, aside.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, delimiter=";", lineterminator="\n")
         writer.writerow(["", *columns])
-        for number, row in enumerate(rows):
-            writer.writerow([number, *("" if row.get(name) is None else row[name] for name in columns)])
+        for number, patch in enumerate(figures):
+            writer.writerow([number, *("" if patch.get(name) is None else patch[name] for name in columns)])
 
 
-def comparison(patches: list[Patch], titles: Sequence[str]) -> Image.Image:
+def picture_sheet(patches: list[EvaluatedPatch], titles: Sequence[str]) -> Image.Image:
     """A sheet: a row a patch, its pictures side by side with their PSNR."""
     present = [title for title in titles if any(title in patch.pictures for patch in patches)]
     prefixes = {"bicubic": "bicubic_", "backbone": "backbone_", "result": ""}
 
-    def caption(patch: Patch, title: str) -> str:
+    def caption(patch: EvaluatedPatch, title: str) -> str:
         if title not in prefixes:
-            return str(patch.row["key"])
-        return f"{patch.row[prefixes[title] + 'psnr']:.2f} dB"
+            return str(patch.figures["key"])
+        return f"{patch.figures[prefixes[title] + 'psnr']:.2f} dB"
 
     return sheet(
         [[patch.pictures.get(title) for title in present] for patch in patches],

@@ -49,7 +49,7 @@ from utils.geo.acquisitions import find_acquisitions
 from utils.geo.raster import AlignedReader, grid_of
 from utils.geo.sources import open_raster
 from utils.metrics.lpips import load_lpips
-from utils.report.page_pictures import save_pictures
+from utils.report.comparison import save_pictures
 from utils.store import MANIFEST, checksum, read_manifest
 
 FUZZ = settings(max_examples=examples(30), suppress_health_check=[HealthCheck.function_scoped_fixture])

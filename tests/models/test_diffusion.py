@@ -7,8 +7,8 @@ from torch import Tensor
 
 from models import losses
 from models.diffusion import PATH_LOSSES, SRDiff
-from models.samplers import Noise, ddpm, dpmpp_2m
-from models.schedule import Schedule, time_grid
+from models.samplers import Noise, ddim, ddpm, dpmpp_2m
+from models.schedule import Schedule, StraightFlow, time_grid
 from models.series import Series
 from models.unet import UNet
 from tests.golden import Golden, names
@@ -246,3 +246,86 @@ def test_a_backbone_without_features_is_refused() -> None:
     backbone = small_backbone("rrdb")
     with pytest.raises(ValueError, match="no features"):
         UNet(dim=8, dim_mults=(1, 2), cond_channels=backbone.feature_channels - backbone.feature_channels)
+
+
+# A straight flow in the place of the diffusion
+
+
+def small_flow(**options: Any) -> SRDiff:
+    backbone = small_backbone("rrdb")
+    shortcut = options.pop("shortcut", False)
+    denoise_fn = UNet(dim=8, dim_mults=(1, 2), cond_channels=backbone.feature_channels, step_input=shortcut)
+    path = StraightFlow(100, source_std=options.pop("source_std", 1.0))
+    return SRDiff(denoise_fn=denoise_fn, backbone=backbone, path=path, **options).eval()
+
+
+def test_a_flow_learns_the_velocity() -> None:
+    flow, series = small_flow(source_std=0.5), random_series()
+    hr, noise = series.base + 0.1, seeded_noise()(1, series.base.shape)
+    x0 = torch.full_like(hr, 0.2)  # the residual, twice as large
+    t = torch.tensor([100.0, 25.0])
+    x_t = torch.stack([0.5 * noise[0], 0.75 * x0[1] + 0.25 * 0.5 * noise[1]])
+    condition = flow.denoise_fn.condition(flow.rrdb(series).features, series.base)
+    expected = (flow.denoise_fn(x_t, t, condition) - (0.5 * noise - x0)).square().mean()
+    found = flow.training_losses(series, hr, t=t, noise=noise, loss_type="l2")
+    torch.testing.assert_close(found["q"], expected)
+
+
+def test_a_flow_has_no_tables() -> None:
+    assert {name.split(".")[0] for name in small_flow().state_dict()} == {"denoise_fn", "rrdb"}
+    of_diffusion = small_srdiff("rrdb").state_dict()
+    assert all(of_diffusion[name].shape == value.shape for name, value in small_flow().state_dict().items())
+
+
+def test_one_step_is_what_the_velocity_says() -> None:
+    flow, series = small_flow(), random_series()
+    image, backbone = flow.sample(series, sampler=partial(ddim, times=flow.path.times(1)), noise=seeded_noise())
+    noise = seeded_noise()(100, series.base.shape)
+    condition = flow.denoise_fn.condition(backbone.features, series.base)
+    x0 = noise - flow.denoise_fn(noise, torch.full((2,), 100.0), condition)
+    torch.testing.assert_close(image, x0.clamp(-1, 1) / 2 + series.base)
+
+
+def test_the_residual_may_be_that_of_the_backbone() -> None:
+    flow, series, seen = small_flow(base="backbone"), random_series(), []  # type: ignore[var-annotated]
+    image, backbone = flow.sample(series, sampler=partial(first_input, seen=seen), noise=seeded_noise())
+    torch.testing.assert_close(image, seen[0].clamp(-1, 1) / 2 + backbone.sr.clamp(-1, 1))
+
+
+@pytest.mark.parametrize("make", [small_flow, partial(small_srdiff, "rrdb", timesteps=100)])
+def test_sampling_may_start_from_the_backbone(make: Any) -> None:
+    model, series, seen = make().eval(), random_series(), []  # type: ignore[var-annotated]
+    _, backbone = model.sample(series, sampler=partial(first_input, seen=seen), noise=seeded_noise(), start=30)
+    residual = model.residual(backbone.sr.clamp(-1, 1), series.base)
+    noise = seeded_noise()(100, series.base.shape)
+    alpha, sigma = model.path.alpha_sigma(30)
+    torch.testing.assert_close(seen[0], alpha * residual + sigma * noise)
+
+
+def test_a_shortcut_learns_where_two_steps_lead() -> None:
+    flow, series = small_flow(shortcut=True), random_series(batch=3)
+    torch.nn.init.normal_(flow.denoise_fn.step_mlp[-1].weight)  # type: ignore[index, arg-type]
+    hr, noise = series.base, seeded_noise()(1, series.base.shape)
+    t, step = torch.tensor([100.0, 25.0, 60.0]), torch.tensor([50.0, 12.5, 0.0])
+    condition = flow.denoise_fn.condition(flow.rrdb(series).features, series.base)
+    x, sizes = flow.path.q_sample(torch.zeros_like(hr), t, noise), torch.tensor([25.0, 0.0, 0.0])  # the smallest: 0
+    half = torch.tensor([25.0, 6.25, 0.0])
+    with torch.no_grad():
+        first = flow.denoise_fn(x, t, condition, sizes)
+        second = flow.denoise_fn(x - (half / 100).view(-1, 1, 1, 1) * first, t - half, condition, sizes)
+    target = torch.where((step > 0).view(-1, 1, 1, 1), (first + second) / 2, noise)
+    terms = flow.training_losses(series, hr, t=t, noise=noise, step=step, loss_type="l2")
+    expected = (flow.denoise_fn(x, t, condition, step) - target).square().mean()
+    torch.testing.assert_close(terms["q"], expected)
+    terms["q"].backward()
+    gradients = {name: p.grad for name, p in flow.denoise_fn.named_parameters()}
+    flow.zero_grad()
+    expected.backward()  # the targets have no gradient
+    for name, parameter in flow.denoise_fn.named_parameters():
+        torch.testing.assert_close(gradients[name], parameter.grad)
+
+
+def test_at_first_the_size_of_a_step_has_no_effect() -> None:
+    flow, x = small_flow(shortcut=True), seeded_noise()(1, torch.Size((2, 3, 24, 32)))
+    condition, t = torch.zeros(2, 8, 24, 32), torch.tensor([100.0, 30.0])
+    assert torch.equal(flow.denoise_fn(x, t, condition), flow.denoise_fn(x, t, condition, torch.tensor([50.0, 12.5])))

@@ -8,7 +8,7 @@ from PIL import Image
 
 from tests.command import run, succeed
 from tests.golden import Golden
-from tests.utils.comparison_data import experiment, table
+from tests.utils.report.comparison_data import experiment, table
 
 
 def test_table_plot_and_pictures(tmp_path: Path) -> None:

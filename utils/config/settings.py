@@ -129,6 +129,16 @@ class Model:
 class Diffusion:
     """SRDiff: process, noise predictor, conditioner, sampler."""
 
+    process: Annotated[Literal["diffusion", "flow"], _CHOICE] = key(
+        "diffusion", "noise process: diffusion as published, or a straight flow for few steps", architecture=True
+    )
+    source_std: Real = number(
+        1.0, "flow: standard deviation of the noise it starts from", architecture=True, minimum=1e-6, maximum=100
+    )
+    flow_base: Annotated[Literal["bicubic", "backbone"], _CHOICE] = key(
+        "bicubic", "what the residual is the difference to: the bicubic image, or the conditioner's", architecture=True
+    )
+    shortcut: Truth = key(False, "flow: the network learns steps of 1, 1/2, 1/4 and 1/8 of the way", architecture=True)
     timesteps: Whole = number(500, "steps of the diffusion process", architecture=True, minimum=2, maximum=100_000)
     beta_schedule: Annotated[Literal["cosine", "linear"], _CHOICE] = key("cosine", "noise schedule", architecture=True)
     beta_s: Real = number(0.008, "offset of the cosine schedule", architecture=True, minimum=0, maximum=1)
@@ -156,14 +166,20 @@ class Diffusion:
     aux_ssim_loss: Truth = key(False, "with fix_rrdb false: 1 - SSIM of the conditioner's own output")
     aux_percep_loss: Truth = key(False, "with fix_rrdb false: VGG-19 feature loss of the conditioner's own output")
     vgg_weights: Word = key("", "state dict of VGG-19 for aux_percep_loss")
-    sampler: Annotated[Literal["ddpm", "ddim", "dpmpp_2m"], _CHOICE] = key("ddpm", "how images are sampled")
+    sampler: Annotated[Literal["ddpm", "ddim", "dpmpp_2m", "midpoint"], _CHOICE] = key("ddpm", "how images are sampled")
     sampler_steps: Whole = number(0, "network passes an image; 0: all timesteps", minimum=0, maximum=100_000)
     sampler_spacing: Annotated[Literal["auto", "linear", "superlinear", "quadratic"], _CHOICE] = key(
         "auto", "which times are kept: step i of n at (i/n)^1, ^1.5 or ^2 of the way"
     )
     ddim_eta: Real = number(0.0, "noise of ddim: 0 none, 1 as much as ddpm", minimum=0, maximum=1)
+    sample_from: Annotated[Literal["noise", "backbone"], _CHOICE] = key(
+        "noise", "what sampling starts from: noise, or the conditioner's image with the noise of sample_start"
+    )
+    sample_start: Whole = number(
+        0, "first time of sample_from backbone, below timesteps; 0: half of them", minimum=0, maximum=100_000
+    )
     samples: Whole = number(1, "samples an image; above 1 their mean and spread", minimum=1, maximum=10_000)
-    val_sampler_steps: Whole = number(10, "network passes an image (ddpm) in validation", minimum=1, maximum=100_000)
+    val_sampler_steps: Whole = number(10, "network passes an image in validation", minimum=1, maximum=100_000)
 
 
 @dataclass(frozen=True, config=_STRICT)

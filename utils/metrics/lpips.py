@@ -3,7 +3,8 @@
 Zhang et al., *The Unreasonable Effectiveness of Deep Features as a Perceptual Metric*, CVPR 2018; version 0.1, AlexNet.
 """
 
-import urllib.request
+import logging
+import socket
 from collections.abc import Mapping
 from http.client import HTTPException
 from pathlib import Path
@@ -12,15 +13,17 @@ import torch
 from torch import Tensor, nn
 
 from utils.errors import CheckpointError
-from utils.files import atomic_write
+
+logger = logging.getLogger(__name__)
 
 TAPS = (1, 4, 7, 9, 11)  # AlexNet's five ReLUs
 WIDTHS = (64, 192, 384, 256, 256)
 SMALLEST = 31  # pixels of height and width: what AlexNet's last level needs
-DOWNLOADS = {
-    "alexnet-owt-7be5be79.pth": "https://download.pytorch.org/models/alexnet-owt-7be5be79.pth",
+DOWNLOADS = {  # by file: where it is, and its sha256 (torchvision's names hold the beginning of it)
+    "alexnet-owt-7be5be79.pth": ("https://download.pytorch.org/models/alexnet-owt-7be5be79.pth", "7be5be79"),
     "lpips-v0.1-alex.pth": (
-        "https://raw.githubusercontent.com/richzhang/PerceptualSimilarity/master/lpips/weights/v0.1/alex.pth"
+        "https://raw.githubusercontent.com/richzhang/PerceptualSimilarity/master/lpips/weights/v0.1/alex.pth",
+        "df73285e35b22355a2df87cdb6b70b343713b667eddbda73e1977e0c860835c0",
     ),
 }
 TIMEOUT = 10  # seconds without an answer
@@ -95,7 +98,7 @@ def load_lpips(path: str | Path | None) -> LPIPS | None:
             kept in torch's hub folder (under the environment variable TORCH_HOME).
 
     Returns:
-        The metric, or None where no path is given and the downloads can't be had.
+        The metric. None where no path is given and the downloads can't be had, which is logged.
 
     Raises:
         CheckpointError: a file is missing, damaged or holds other weights.
@@ -103,12 +106,31 @@ def load_lpips(path: str | Path | None) -> LPIPS | None:
     if path is not None:
         return _build(_read(Path(path)), sources=str(path))
     folder = Path(torch.hub.get_dir()) / "checkpoints"
+    try:
+        for name in DOWNLOADS:
+            _fetch(folder / name)
+    except (OSError, HTTPException, RuntimeError) as error:  # no network, no disk, or another checksum
+        logger.info(
+            f"LPIPS is left empty: its weights are not here and could not be downloaded ({error}); set lpips_weights"
+        )
+        return None
     files = [folder / name for name in DOWNLOADS]
-    for file, url in zip(files, DOWNLOADS.values(), strict=True):
-        if not file.exists() and not _download(url, file):
-            return None
     weights = {key: value for file in files for key, value in _read(file).items() if not key.startswith("classifier.")}
     return _build(weights, sources=" and ".join(map(str, files)))
+
+
+def _fetch(file: Path) -> None:
+    """Download a file of DOWNLOADS where it is missing; it appears whole and with its checksum, or not at all."""
+    if file.exists():
+        return
+    file.parent.mkdir(parents=True, exist_ok=True)
+    url, checksum = DOWNLOADS[file.name]
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(TIMEOUT)  # torch.hub waits for ever
+    try:
+        torch.hub.download_url_to_file(url, str(file), hash_prefix=checksum, progress=False)
+    finally:
+        socket.setdefaulttimeout(before)
 
 
 def _build(weights: Mapping[str, Tensor], *, sources: str) -> LPIPS:
@@ -132,21 +154,3 @@ def _read(path: Path) -> dict[str, Tensor]:
     if not isinstance(weights, dict) or not all(isinstance(key, str) for key in weights):
         raise CheckpointError(f"{path}: holds no weights by name; give LPIPS's weights on AlexNet")
     return weights
-
-
-def _download(url: str, file: Path) -> bool:
-    """Fetch one file, written aside and renamed; False where the network or the disk does not allow it."""
-    try:
-        with (
-            urllib.request.urlopen(url, timeout=TIMEOUT) as answer,
-            atomic_write(file) as aside,
-            aside.open("wb") as target,
-        ):
-            while block := answer.read(1 << 20):
-                target.write(block)
-            expected = answer.headers.get("Content-Length")
-            if expected is not None and target.tell() != int(expected):
-                raise OSError("the connection ended early")
-    except (OSError, HTTPException):  # URLError and time-outs are OSErrors
-        return False
-    return True

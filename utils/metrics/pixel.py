@@ -45,7 +45,7 @@ def measure(sr: Tensor, hr: Tensor) -> dict[str, Tensor]:
     mse = mean_of_image(error.square())
     return {
         "psnr": psnr(mse),
-        "ssim": ssim(x, y),
+        "ssim": structural_similarity(x, y),
         "mae": mean_of_image(error.abs_()),
         "mse": mse,
         "shift_mae": shift_mae(x, y),
@@ -62,7 +62,7 @@ def psnr(mse: Tensor) -> Tensor:
     return 10 * torch.log10(DATA_RANGE**2 / mse)
 
 
-def ssim(x: Tensor, y: Tensor) -> Tensor:
+def structural_similarity(x: Tensor, y: Tensor) -> Tensor:
     """Structural similarity (Wang et al., IEEE TIP 2004, equation 13) of integer images as float32, (B,) float64.
 
     As skimage.metrics.structural_similarity: uniform 7×7 windows that lie wholly inside, sample covariance, mean over

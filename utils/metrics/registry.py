@@ -21,14 +21,26 @@ class Metric(NamedTuple):
             return "–" if math.isnan(value) else "∞" if value > 0 else "\N{MINUS SIGN}∞"
         return f"{value:{'+' if sign else ''}.{self.decimals}f}".replace("-", "\N{MINUS SIGN}")
 
-    def with_unit(self, text: str) -> str:
+    def amount(self, value: float, *, sign: bool = False) -> str:
+        """The number as text, with its unit."""
+        text = self.format(value, sign=sign)
         return f"{text} {self.unit}" if self.unit else text
+
+    def interval(self, low: float, high: float, *, sign: bool = False) -> str:
+        """An interval as text, without its unit."""
+        if not (math.isfinite(low) and math.isfinite(high)):
+            return "not known"
+        return f"{self.format(low, sign=sign)} to {self.format(high, sign=sign)}"
+
+    @property
+    def axis(self) -> str:
+        """Label and unit."""
+        return f"{self.label} ({self.unit})" if self.unit else self.label
 
     @property
     def heading(self) -> str:
         """Label, unit and the way that is better, of a table's row or column."""
-        arrow = {True: " ↑", False: " ↓"}[self.higher_is_better] if self.judged else ""
-        return f"{self.label}{f' ({self.unit})' if self.unit else ''}{arrow}"
+        return self.axis + ({True: " ↑", False: " ↓"}[self.higher_is_better] if self.judged else "")
 
 
 METRICS = {

@@ -1,35 +1,58 @@
 """One page that shows what an experiment's results are worth: report.html, with no request to anywhere.
 
-From plain data only; the page stands by itself in one file.
+It is written from plain data only, and everything in it is escaped; the words that don't depend on results stand in
+templates/report.html.
 """
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from html import escape
+import base64
+import io
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from string import Template
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
+from markupsafe import Markup
+from numpy.typing import ArrayLike
+from PIL import Image
 
 from utils.files import write_text
-from utils.metrics.registry import METHODS, METRICS, known
-from utils.report import page_charts, page_pictures, plots, verdict
-from utils.report.page_charts import FACTORS, Spectrum, panel, spectrum_chart
-from utils.report.page_pictures import Example
-from utils.report.patch_table import column, from_rows, methods
-from utils.report.statistics import ENOUGH, Difference, Summary, compare_pairs, format_p, summarise
+from utils.images import ERROR_MAXIMUM, SPREAD_MAXIMUM, Picture
+from utils.metrics.registry import METRICS, Metric, known
+from utils.report import plots, statistics
+from utils.report.comparison import by_method, column, environment, measured, results_table
+from utils.report.statistics import Difference, Summary
 
-TEMPLATE = Path(__file__).with_name("report_template.html")
 HEADLINES = ("psnr", "ssim", "lpips", "shift_mae")  # the cards on top
-REFERENCES = {"bicubic_": "bicubic", "backbone_": "its backbone"}
-FACTOR_WORDS = {
-    "days_to_nearest": "the distance in days between the truth and its nearest acquisition",
-    "valid_dates": "the number of valid dates",
+REFERENCES = {"bicubic": "bicubic", "backbone": "its backbone"}  # methods, and as part of a sentence
+FACTORS = {  # what a metric may depend on: the label of an axis, and as part of a sentence
+    "days_to_nearest": (
+        "days to the nearest acquisition",
+        "the distance in days between the truth and its nearest acquisition",
+    ),
+    "valid_dates": ("valid dates", "the number of valid dates"),
 }
+GROUPS, FEWEST_IN_GROUP = 8, 5  # of patches, against a factor; the interval of fewer patches is wider than the chart
 SHOWN_WORST = 10  # at most half of the patches
 IN_SUBTITLE = ("checkpoint", "step", "split", "sampler", "evaluated")  # of the facts
+LARGEST = 400  # pixels; of larger pictures the page shows the middle
+PERIODS = (256, 128, 64, 32, 16, 8, 4, 2)  # pixels: ticks of the spectrum
 
-Differences = Mapping[str, Mapping[str, Difference]]  # by the reference's prefix, by metric
+
+class MetricResult(NamedTuple):
+    """What is shown of one metric."""
+
+    metric: Metric
+    summaries: dict[str, Summary]  # by method, the result first
+    differences: dict[str, Difference]  # to the methods of REFERENCES, as far as there are any
+
+
+class Example(NamedTuple):
+    """A patch that the page shows."""
+
+    title: str  # best, median, worst
+    row: int  # its position in the rows
+    pictures: Mapping[str, Picture]  # by name, in the order shown; the slider compares "result" and "truth"
 
 
 def write_report(
@@ -40,7 +63,7 @@ def write_report(
     settings: Mapping[str, object],
     rows: Sequence[Mapping[str, object]],
     examples: Sequence[Example],
-    spectra: Mapping[str, Spectrum],
+    spectra: Mapping[str, tuple[ArrayLike, ArrayLike]],
     scale: int,
 ) -> None:
     """Write the page.
@@ -53,205 +76,203 @@ def write_report(
         rows: one a patch: ``key``, metrics of the result (names of METRICS), the same with the prefixes of METHODS for
             other methods, ``days_to_nearest``, ``valid_dates``, ``spread``. What is missing or None is left out.
         examples: patches to show.
-        spectra: by method: result, bicubic, backbone, truth.
+        spectra: by method (result, bicubic, backbone, truth): frequencies (K,) in cycles a pixel, mean radial power
+            (K,).
         scale: how much finer the result is than the input.
 
     Raises:
         DataError: there is no row, or no metric in them.
     """
-    table = from_rows(rows, source=str(path))
-    metrics = [metric for metric in known(table) if not np.isnan(column(table, metric)).all()] or known(table)
-    differences = _differences(table, metrics)
-    main = "psnr" if "psnr" in metrics else metrics[0]
-    content = {
-        "title": escape(name),
-        "subtitle": escape(" · ".join([f"{len(table)} patches", *_shortly(facts)])),
-        "verdict": _verdict(table, differences, main=main, name=name),
-        "cards": "".join(_card(table, differences, metric) for metric in HEADLINES if metric in metrics),
-        "table": _metrics_table(table, differences, metrics),
-        "table_note": _table_note(table, metrics),
-        "choices": "".join(f'<option value="{metric}">{escape(METRICS[metric].label)}</option>' for metric in metrics),
-        "panels": "".join(panel(table, metric, hidden=metric != metrics[0]) for metric in metrics),
-        "panels_note": page_charts.note(table),
-        "failures": _failures(table, main, shown={example.row for example in examples}),
-        "pictures_note": page_pictures.note(examples),
-        "examples": "".join(page_pictures.render(table, example, metric=main) for example in examples)
-        or "<p>No pictures were kept.</p>",
-        "spectrum_note": _spectrum_note(scale) if spectra else "No spectra were computed.",
-        "spectrum": spectrum_chart(spectra, scale=scale) if spectra else "",
-        "facts": _definitions(facts),
-        "settings": _definitions(settings),
-        "enough": str(ENOUGH),
-        "chart_style": plots.style(),
-        "chart_style_dark": plots.style(dark=True),
-    }
-    write_text(path, Template(TEMPLATE.read_text(encoding="utf-8")).substitute(content))
-
-
-def _shortly(facts: Mapping[str, object]) -> list[str]:
-    return [f"{name} {facts[name]}" for name in IN_SUBTITLE if name in facts]
-
-
-def _differences(table: pd.DataFrame, metrics: Sequence[str]) -> Differences:
-    found = {
-        prefix: {
-            metric: compare_pairs(column(table, metric), column(table, prefix + metric))
-            for metric in metrics
-            if prefix + metric in table
-        }
-        for prefix in REFERENCES
-    }
-    return {prefix: of for prefix, of in found.items() if of}
-
-
-def _verdict(table: pd.DataFrame, differences: Differences, *, main: str, name: str) -> str:
-    """The sentences on top: which is better, by how much, how sure, where it fails."""
-    values = column(table, main)
-    sentences: list[str] = []
-    for prefix, of in differences.items():
-        if main in of and of[main].pairs:
-            who = "It" if sentences else name
-            sentences.append(verdict.difference_sentence(main, of[main], name=who, reference=REFERENCES[prefix]))
-            tally = verdict.tally_sentence(of, reference=REFERENCES[prefix])
-            sentences += [tally] if tally else []
-    if not sentences:
-        how, summary = METRICS[main], summarise(values)
-        sure = verdict.interval(main, summary.low, summary.high)
-        mean = how.with_unit(how.format(summary.mean))
-        sentences.append(f"{name} reaches a mean {how.label} of {mean} (95% interval {sure}).")
-    for factor, words in FACTOR_WORDS.items():
-        link = verdict.link_sentence(main, values, np.abs(column(table, factor)), factor_name=words)
-        if link:
-            sentences.append(link)
-    worst = verdict.worst(main, values, number=3)
-    if len(table) > len(worst) > 0:
-        sentences.append(f"It is furthest from the truth on the patches {verdict.join(table['key'].iloc[worst])}.")
-    first, *others = map(escape, sentences)
-    return f"<p><b>{first}</b></p>" + "".join(f"<p>{sentence}</p>" for sentence in others)
-
-
-def _card(table: pd.DataFrame, differences: Differences, metric: str) -> str:
-    how, summary = METRICS[metric], summarise(column(table, metric))
-    lines = []
-    for prefix, of in differences.items():
-        if metric in of and of[metric].pairs:
-            words = verdict.judgement(metric, of[metric])
-            than = f"{words} {'to' if words == verdict.UNCLEAR else 'than'} {REFERENCES[prefix]}"
-            amount = how.with_unit(how.format(of[metric].mean, sign=True))
-            lines.append(f'<small class="{_tone(words)}">{escape(f"{than}: {amount}")}</small>')
-    mean = how.with_unit(how.format(summary.mean)) if summary.number else "–"
-    return f'<div class="card">{escape(how.label)}<b>{escape(mean)}</b>{"<br>".join(lines)}</div>'
-
-
-def _tone(words: str) -> str:
-    return {"better": "good", "worse": "bad"}.get(words, "soft")
-
-
-def _table_note(table: pd.DataFrame, metrics: Sequence[str]) -> str:
-    left_out = {metric: summarise(column(table, metric)).left_out for metric in metrics}
-    parts = [f"{METRICS[metric].label} on {count}" for metric, count in left_out.items() if count]
-    said = [f"Patches without a finite value are left out of means: {', '.join(parts)}."] if parts else []
-    if "lpips" not in metrics:
-        said.append("LPIPS was not measured: its weights were not at hand (lpips_weights).")
-    spread = summarise(page_pictures.spread_of(table))
-    if spread.number:
-        of = METRICS["mae"]
-        sure = verdict.interval("mae", spread.low, spread.high)
-        mean = of.with_unit(of.format(spread.mean))
-        said.append(
-            f"The result is the mean of several samples, which spread by {mean} (standard deviation, mean over pixels "
-            f"and patches; 95% interval {sure})."
+    table = results_table(rows, source=str(path))
+    results = {metric: _measured(table, metric) for metric in measured(table) or known(table)}
+    main = "psnr" if "psnr" in results else next(iter(results))
+    factors = {factor: np.abs(column(table, factor)) for factor in FACTORS}
+    groups = {factor: _groups(values) for factor, values in factors.items()}
+    shown_worst = min(SHOWN_WORST, max(1, len(table) // 2))
+    html = (
+        environment(autoescape=True)
+        .get_template("report.html")
+        .render(
+            name=name,
+            facts=facts,
+            in_subtitle=[fact for fact in IN_SUBTITLE if fact in facts],
+            settings=settings,
+            sentences=_sentences(table, results, main=main, name=name),
+            results=results,
+            headlines=[results[metric] for metric in HEADLINES if metric in results],
+            references={method: words for method, words in REFERENCES.items() if method in results[main].differences},
+            metrics=METRICS,
+            spread=statistics.summarise(_spread(table)),
+            keys=list(table["key"]),
+            factors={factor: values for factor, values in factors.items() if factor in table},
+            constant={factor: factors[factor][found[0][0]] for factor, found in groups.items() if len(found) == 1},
+            is_grouped=any(len(found) > 1 for found in groups.values()),
+            charts={metric: _charts(table, metric, factors, groups) for metric in results},
+            main=METRICS[main],
+            main_values=by_method(table, main),
+            lost=_lost(table, main),
+            worst=statistics.worst_positions(METRICS[main], column(table, main), number=shown_worst),
+            examples=[_shown(table, example, metric=main) for example in examples],
+            example_rows=[example.row for example in examples],
+            pictured={picture for example in examples for picture in example.pictures},
+            is_cut=any(max(pixels.shape) > LARGEST for example in examples for pixels in example.pictures.values()),
+            spectrum=_spectrum_chart(spectra, scale=scale) if spectra else None,
+            scale=scale,
+            constants={
+                "largest": LARGEST,
+                "fewest_in_group": FEWEST_IN_GROUP,
+                "enough": statistics.ENOUGH,
+                "error": ERROR_MAXIMUM,
+                "spread": SPREAD_MAXIMUM,
+            },
         )
-    return escape(" ".join(said))
-
-
-def _spectrum_note(scale: int) -> str:
-    return escape(
-        "Power of the images by the size of details, large ones on the left; their mean over all frequencies is the "
-        f"variance. A pixel of the result is 1/{scale} of the input's (of Sentinel-2's 10 m: {10 / scale:g} m). The "
-        f"input holds nothing finer than {2 * scale} pixels of the result (the dashed line): the model has added what "
-        "lies to the right of it. A result below the truth is too smooth, one above it too noisy. Equal power doesn't "
-        "mean equal details."
     )
+    write_text(path, html)
 
 
-def _metrics_table(table: pd.DataFrame, differences: Differences, metrics: Sequence[str]) -> str:
-    result, *others = [method for prefix, method in METHODS.items() if known(table, prefix=prefix)]
-    head = ["Metric", result]
-    for prefix in differences:
-        head += [f"result − {METHODS[prefix]}", "better on"]
-    head += others
-    rows = []
-    for metric in metrics:
-        how = METRICS[metric]
-        cells = [f"{escape(how.heading)}<small>{escape(how.meaning)}</small>"]
-        of_methods = methods(table, metric)
-        summaries = [_summary_cell(metric, summarise(of_methods.get(method, ()))) for method in (result, *others)]
-        cells.append(summaries[0])
-        for of in differences.values():
-            cells += _difference_cells(metric, of[metric]) if metric in of else ["–", "–"]
-        rows.append(cells + summaries[1:])
-    return _html_table(map(escape, head), rows)
+def choose_examples(values: Sequence[float], *, metric: str = "psnr", number: int = 2) -> list[tuple[str, int]]:
+    """Up to ``number`` best, median and worst patches by their metric, as (title, position); each patch once."""
+    worst_first = statistics.worst_positions(METRICS[metric], values, number=len(values))
+    number = max(1, min(number, len(worst_first) // 3))
+    middle = max(0, (len(worst_first) - number) // 2)
+    groups = {
+        "best": worst_first[::-1][:number],
+        "median": worst_first[middle : middle + number],
+        "worst": worst_first[:number],
+    }
+    taken: dict[int, str] = {}
+    for title in ("best", "worst", "median"):  # of few patches, one may be in several groups
+        for position in groups[title]:
+            taken.setdefault(position, title)
+    return [(title, position) for title, group in groups.items() for position in group if taken[position] == title]
 
 
-def _summary_cell(metric: str, summary: Summary) -> str:
-    how = METRICS[metric]
-    if not summary.number:
-        return "–"
-    std = "" if np.isnan(summary.std) else f"<small>± {how.format(summary.std)}</small>"
-    return f"{how.format(summary.mean)}{std}<small>{verdict.interval(metric, summary.low, summary.high)}</small>"
+def _measured(table: pd.DataFrame, metric: str) -> MetricResult:
+    values = by_method(table, metric)
+    differences = {
+        method: statistics.compare_pairs(values["result"], values[method]) for method in REFERENCES if method in values
+    }
+    summaries = {method: statistics.summarise(numbers) for method, numbers in values.items()}
+    return MetricResult(METRICS[metric], summaries, {name: of for name, of in differences.items() if of.pairs})
 
 
-def _difference_cells(metric: str, difference: Difference) -> list[str]:
-    """By how much, and on how many patches."""
-    how, words = METRICS[metric], verdict.judgement(metric, difference)
-    if not difference.pairs:
-        return ["–", "–"]
-    sure = verdict.interval(metric, difference.low, difference.high, sign=True)
-    amount = f'<span class="{_tone(words)}">{how.format(difference.mean, sign=True)}</span><small>{sure}</small>'
-    if not how.judged:
-        return [amount, "–"]
-    won = f"{verdict.wins(metric, difference)} of {difference.pairs}"
-    return [amount, f"{won}<small>{escape(format_p(difference.wilcoxon_p))}</small>"]
+def _sentences(table: pd.DataFrame, results: Mapping[str, MetricResult], *, main: str, name: str) -> list[str]:
+    """The sentences on top: which is better, by how much, how sure, where it fails."""
+    values, metric = column(table, main), METRICS[main]
+    said: list[str | None] = []
+    for method, difference in results[main].differences.items():
+        who, reference = "It" if said else name, REFERENCES[method]
+        said.append(statistics.difference_sentence(metric, difference, name=who, reference=reference))
+        tallied = [
+            (found.metric, found.differences[method]) for found in results.values() if method in found.differences
+        ]
+        said.append(statistics.tally_sentence(tallied, reference=reference))
+    if not said:
+        summary = results[main].summaries["result"]
+        mean, sure = metric.amount(summary.mean), metric.interval(summary.low, summary.high)
+        said.append(f"{name} reaches a mean {metric.label} of {mean} (95% interval {sure}).")
+    for factor, (_, words) in FACTORS.items():
+        said.append(statistics.link_sentence(metric, values, np.abs(column(table, factor)), factor_name=words))
+    worst = statistics.worst_positions(metric, values, number=3)
+    if len(table) > len(worst) > 0:
+        said.append(f"It is furthest from the truth on the patches {statistics.join(table['key'].iloc[worst])}.")
+    return [sentence for sentence in said if sentence]
 
 
-def _failures(table: pd.DataFrame, main: str, *, shown: Collection[int]) -> str:
-    """Where bicubic was nearer, and the patches that are furthest from the truth; ``shown``: those with pictures."""
-    how, columns = METRICS[main], methods(table, main)
-    names = [factor for factor in FACTORS if factor in table]
-    worst = verdict.worst(main, columns["result"], number=min(SHOWN_WORST, max(1, len(table) // 2)))
-    text = f"The {len(worst)} patches of the worst {how.label}:" if len(worst) > 1 else f"The worst {how.label}:"
-    if "bicubic" in columns:
-        nearer = (columns["result"] < columns["bicubic"]) == how.higher_is_better
-        lost = table["key"][nearer & (columns["result"] != columns["bicubic"])].tolist()
-        listed = f" ({', '.join(lost[:20])}{', …' if len(lost) > 20 else ''})" if lost else ""
-        text = f"Bicubic is nearer to the truth on {len(lost)} of {len(table)} patches{listed}. {text}"
-    rows = [
-        [_key_cell(table, row, shown=shown), *(escape(_plain(table[name].iloc[row])) for name in names)]
-        + [escape(how.with_unit(how.format(values[row]))) for values in columns.values()]
-        for row in worst
-    ]
-    head = ["key", *(name.replace("_", " ") for name in names), *columns]
-    return f'<p>{escape(text)}</p><div class="wide">{_html_table(head, rows)}</div>'
+def _lost(table: pd.DataFrame, main: str) -> list[str] | None:
+    """Keys of the patches on which bicubic is nearer to the truth; None where it was not measured."""
+    values = by_method(table, main)
+    if "bicubic" not in values:
+        return None
+    nearer = (values["result"] < values["bicubic"]) == METRICS[main].higher_is_better
+    return table["key"][nearer & (values["result"] != values["bicubic"])].tolist()
 
 
-def _key_cell(table: pd.DataFrame, row: int, *, shown: Collection[int]) -> str:
-    key = escape(str(table["key"].iloc[row]))
-    return f'<a href="#{page_pictures.address(row)}">{key}</a>' if row in shown else key
+# Charts
 
 
-def _plain(value: object) -> str:
-    if isinstance(value, float):
-        return "–" if np.isnan(value) else f"{value:g}"
-    return str(value)
+def _charts(
+    table: pd.DataFrame, metric: str, factors: Mapping[str, np.ndarray], groups: Mapping[str, list[np.ndarray]]
+) -> list[Markup]:
+    """How a metric spreads over patches, and means over groups of patches at each group's mean factor."""
+    label, axis = METRICS[metric].label, METRICS[metric].axis
+    values = by_method(table, metric)
+    drawn = {f"patches by {label}": plots.histogram(values, label=axis)}
+    for factor, found in groups.items():
+        if len(found) < 2:
+            continue
+        at = factors[factor]
+        centres = [at[members].mean() for members in found]
+        series = []
+        for method, numbers in values.items():
+            finite = [numbers[members][np.isfinite(numbers[members])] for members in found]
+            means = [group.mean() if len(group) else np.nan for group in finite]
+            bounds = [statistics.mean_interval(group if len(group) >= FEWEST_IN_GROUP else ()) for group in finite]
+            series.append(plots.Line(method, centres, means, *np.transpose(bounds)))
+        whole = bool((at[np.isfinite(at)] % 1 == 0).all())
+        drawn[f"{label} by {FACTORS[factor][0]}"] = plots.lines(series, x=FACTORS[factor][0], y=axis, whole=whole)
+    return [Markup(plots.inline(figure, label=title)) for title, figure in drawn.items()]
 
 
-def _html_table(head: Iterable[str], rows: Iterable[Sequence[str]]) -> str:
-    """A table of cells that are HTML already."""
-    header = "".join(f"<th>{cell}</th>" for cell in head)
-    body = "".join("<tr>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>" for cells in rows)
-    return f"<table><thead><tr>{header}</tr></thead><tbody>{body}</tbody></table>"
+def _groups(factor: np.ndarray) -> list[np.ndarray]:
+    """Positions of patches in up to GROUPS groups of growing factor, about equally many."""
+    finite = factor[np.isfinite(factor)]
+    starts = np.unique(finite)
+    if len(starts) > GROUPS:
+        starts = np.unique(np.quantile(finite, np.linspace(0, 1, GROUPS + 1)[:-1], method="higher"))
+    number = np.searchsorted(starts, factor, side="right") - 1
+    return [np.flatnonzero((number == i) & np.isfinite(factor)) for i in range(len(starts))]
 
 
-def _definitions(values: Mapping[str, object]) -> str:
-    return "".join(f"<dt>{escape(str(key))}</dt><dd>{escape(str(value))}</dd>" for key, value in values.items())
+def _spectrum_chart(spectra: Mapping[str, tuple[ArrayLike, ArrayLike]], *, scale: int) -> Markup:
+    """Power against the size of details; a dashed line at the finest ones that the input holds."""
+    figure = plots.lines(
+        [plots.Line(name, frequencies, power) for name, (frequencies, power) in spectra.items()],
+        x="size of details (pixels of the result)",
+        y="power (DN²·px²)",
+        log=True,
+        texts={1 / period: str(period) for period in PERIODS},
+        mark=1 / (2 * scale),
+    )
+    return Markup(plots.inline(figure, label="power by size of details"))
+
+
+# Pictures
+
+
+def _spread(table: pd.DataFrame) -> np.ndarray:
+    """The mean standard deviation of each patch's samples in digital numbers, (n,); NaN where there is none."""
+    return column(table, "spread") * 127.5  # the table has it in the networks' range of [-1, 1]
+
+
+def _shown(table: pd.DataFrame, example: Example, *, metric: str) -> dict[str, object]:
+    """A patch with its pictures and their numbers."""
+    row = example.row
+    numbers = {method: METRICS[metric].amount(values[row]) for method, values in by_method(table, metric).items()}
+    for name, values in (("error", column(table, "mae")), ("spread", _spread(table))):
+        if np.isfinite(values[row]):
+            numbers[name] = f"{METRICS['mae'].amount(values[row])} on average"
+    pictures = [(name, _data_url(pixels), numbers.get(name)) for name, pixels in _middle(example.pictures).items()]
+    return {"title": example.title, "row": row, "pictures": pictures}
+
+
+def _middle(pictures: Mapping[str, Picture]) -> dict[str, Picture]:
+    """The same middle part of all pictures of one patch, of at most LARGEST pixels in the largest of them."""
+    sides = [side for pixels in pictures.values() for side in pixels.shape[:2]]
+    if not sides or max(sides) <= LARGEST:
+        return dict(pictures)
+    coarsest = min(sides)
+    kept = max(1, coarsest * LARGEST // max(sides)) / coarsest  # whole pixels of the coarsest picture
+
+    def cut(side: int) -> slice:
+        start = round((coarsest - round(kept * coarsest)) // 2 * side / coarsest)
+        return slice(start, start + round(kept * side))
+
+    return {name: pixels[cut(pixels.shape[0]), cut(pixels.shape[1])] for name, pixels in pictures.items()}
+
+
+def _data_url(pixels: Picture) -> str:
+    """A picture inside the page, lossless."""
+    buffer = io.BytesIO()
+    Image.fromarray(np.ascontiguousarray(pixels)).save(buffer, format="WEBP", lossless=True, quality=80, method=4)
+    return "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode()

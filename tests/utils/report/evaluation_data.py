@@ -5,9 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from utils.report.page import write_report
-from utils.report.page_charts import Spectrum
-from utils.report.page_pictures import Example
+from utils.report.page import Example, write_report
 
 
 def rows(number: int = 12, *, gain: float = 2.0) -> list[dict[str, Any]]:
@@ -59,7 +57,7 @@ def page(path: Path, **changes: Any) -> str:
         "settings": {"hidden_size": 64},
         "rows": rows(),
         "examples": [Example("best", 3, pictures()), Example("worst", 8, pictures())],
-        "spectra": {"result": Spectrum([0.1, 0.3, 0.5], [3, 2, 1.0]), "truth": Spectrum([0.1, 0.3, 0.5], [3, 2, 2.0])},
+        "spectra": {"result": ([0.1, 0.3, 0.5], [3, 2, 1.0]), "truth": ([0.1, 0.3, 0.5], [3, 2, 2.0])},
         "scale": 4,
     }
     write_report(path, **(content | changes))

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from utils.report.page_pictures import save_pictures
+from utils.report.comparison import save_pictures
 
 ROWS = 20
 

@@ -1,4 +1,4 @@
-"""The report in a real browser: no error, no request, its parts move. Skips where chromium is not installed."""
+"""The page in a real browser: no error, no request, its parts move. Skips where chromium is not installed."""
 
 import json
 import shutil
@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.utils.report_data import page
+from tests.utils.report.evaluation_data import page
 
 webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed (requirements-dev.txt)")
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")

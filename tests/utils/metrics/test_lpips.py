@@ -1,11 +1,13 @@
 """LPIPS against the published package's distances, and where its weights come from."""
 
+import functools
+import hashlib
+import http.server
 import io
 import math
-import urllib.error
-import urllib.request
+import threading
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -23,27 +25,20 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "hub" / "checkpoints"
 
 
-class Answer(io.BytesIO):
-    """What urlopen gives back."""
-
-    def __init__(self, content: bytes, *, length: int | None = None) -> None:
-        super().__init__(content)
-        self.headers = {"Content-Length": str(len(content) if length is None else length)}
-
-
-def serve(monkeypatch: pytest.MonkeyPatch, contents: dict[str, bytes], **extra: Any) -> list[str]:
-    """Answer downloads by the end of their address; the list collects the addresses asked for."""
-    asked = []
-
-    def urlopen(url: str, *, timeout: float) -> Answer:
-        asked.append(url)
-        for end, content in contents.items():
-            if url.endswith(end):
-                return Answer(content, **extra)
-        raise urllib.error.URLError("no network")
-
-    monkeypatch.setattr(urllib.request, "urlopen", urlopen)
-    return asked
+@pytest.fixture
+def served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A folder whose files are the public downloads, from a server of their own."""
+    folder = tmp_path / "served"
+    folder.mkdir()
+    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=str(folder))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        for name, content in public_files(LPIPS().state_dict()).items():
+            (folder / name).write_bytes(content)
+            address = f"http://127.0.0.1:{server.server_port}/{name}"
+            monkeypatch.setitem(lpips.DOWNLOADS, name, (address, hashlib.sha256(content).hexdigest()))
+        yield folder
+        server.shutdown()
 
 
 def public_files(weights: dict[str, torch.Tensor]) -> dict[str, bytes]:
@@ -52,7 +47,7 @@ def public_files(weights: dict[str, torch.Tensor]) -> dict[str, bytes]:
     network["classifier.1.weight"] = torch.zeros(2, 2)
     heads = {key: value for key, value in weights.items() if key.startswith("lin")}
     files = {}
-    for name, content in (("alexnet-owt-7be5be79.pth", network), ("v0.1/alex.pth", heads)):
+    for name, content in (("alexnet-owt-7be5be79.pth", network), ("lpips-v0.1-alex.pth", heads)):
         buffer = io.BytesIO()
         torch.save(content, buffer)
         files[name] = buffer.getvalue()
@@ -109,25 +104,24 @@ def test_bad_files_are_one_line_errors(tmp_path: Path) -> None:
         load_lpips(tmp_path / "numbers.pt")
 
 
-def test_downloads_are_kept(hub: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    weights = LPIPS().state_dict()
-    asked = serve(monkeypatch, public_files(weights))
-    for _ in range(2):
-        metric = load_lpips(None)
-        assert metric is not None
-        assert all(torch.equal(value, weights[key]) for key, value in metric.state_dict().items())
-    assert asked == list(lpips.DOWNLOADS.values())  # once each
+def test_downloads_are_kept(hub: Path, served: Path) -> None:
+    metric = load_lpips(None)
+    assert metric is not None
     assert sorted(file.name for file in hub.iterdir()) == sorted(lpips.DOWNLOADS)
+    for file in served.iterdir():
+        file.unlink()
+    again = load_lpips(None)  # from what was kept
+    assert again is not None
+    assert all(torch.equal(value, metric.state_dict()[key]) for key, value in again.state_dict().items())
 
 
-def test_no_network_is_no_metric(hub: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = serve(monkeypatch, {})
-    assert load_lpips(None) is None
-    assert len(asked) == 1
-    assert list(hub.glob("*")) == []
-
-
-def test_a_download_that_breaks_off_leaves_nothing(hub: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    serve(monkeypatch, public_files(LPIPS().state_dict()), length=10**9)
-    assert load_lpips(None) is None
+@pytest.mark.parametrize("damage", ["absent", "another file"])
+def test_without_the_downloads_one_line_says_so(
+    hub: Path, served: Path, damage: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    file = served / "alexnet-owt-7be5be79.pth"
+    file.unlink() if damage == "absent" else file.write_bytes(file.read_bytes()[:-1])
+    with caplog.at_level("INFO"):
+        assert load_lpips(None) is None
+    assert len(caplog.messages) == 1 and "LPIPS is left empty" in caplog.messages[0]
     assert list(hub.glob("*")) == []

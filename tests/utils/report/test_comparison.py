@@ -1,4 +1,4 @@
-"""What is said of several experiments: pairs by key, tests, tables; and when they can't be compared."""
+"""What is said of experiments on one test set, the tables, and what can't be compared."""
 
 import csv
 import io
@@ -10,12 +10,25 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from tests.utils.comparison_data import ROWS, experiment, table
+from tests.utils.report.comparison_data import ROWS, experiment, table
 from utils.errors import DataError
-from utils.report.comparison import compare
-from utils.report.comparison_tables import as_csv, latex, markdown, plot, sentences, short_names
-from utils.report.page_pictures import load_pictures
-from utils.report.patch_table import read_table
+from utils.report.comparison import (
+    compare,
+    load_pictures,
+    read_results,
+    sentences,
+    short_names,
+    to_csv,
+    to_latex,
+    to_markdown,
+    to_svg,
+)
+
+
+def cells(text: str, name: str) -> list[list[str]]:
+    """Rows of Markdown tables whose first cell begins with a name."""
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines() if line.startswith("|")]
+    return [row for row in rows if row[0].startswith(name)]
 
 
 def test_patches_are_paired_by_key() -> None:
@@ -34,27 +47,29 @@ def test_tables() -> None:
     mean = table(gain=2)["psnr"].mean()
     said = sentences(comparison)
     assert said[0].startswith("misr/a_b is better than sisr/b: PSNR +")
-    assert said[1] == "Of 2 metrics against sisr/b: better in 2 (PSNR, LPIPS)."
-    text = markdown(comparison)
-    assert f"| PSNR (dB) ↑ | **{mean:.2f} [" in text
+    assert "better in 2 (PSNR, LPIPS)" in said[1]
+
+    text = to_markdown(comparison)
     assert "misr/a\\_b" in text
-    assert text.index("- misr/a\\_b is better") < text.index("## Means") < text.index("### misr/a\\_b − sisr/b")
-    rows_of_psnr = [line for line in text.splitlines() if line.startswith("| PSNR")]
-    assert [line.count("|") for line in rows_of_psnr] == [4, 9]
-    paper = latex(comparison)
+    means, differences = cells(text, "PSNR")
+    assert means[1].startswith(f"**{mean:.2f} [") and not means[2].startswith("**")
+    assert differences[1].startswith("+") and differences[3:5] == ["better", f"{ROWS} of {ROWS}"]
+
+    paper = to_latex(comparison)
     assert f"misr/a\\_b & $\\mathbf{{{mean:.2f}}} \\pm " in paper
     assert paper.count("{") == paper.count("}")
-    assert paper.count(r"\begin{tabular}{lrr}") == paper.count(r"\end{tabular}") == 2
+    assert paper.count(r"\begin{tabular}{lrr}") == paper.count(r"\toprule") == paper.count(r"\end{tabular}") == 2
     assert r"PSNR (dB) $\uparrow$ & LPIPS $\downarrow$ \\" in paper
     assert r"misr/a\_b $-$ sisr/b & $2." in paper
-    assert "misr/a_b − sisr/b" in plot(comparison)
+    assert "misr/a_b − sisr/b" in to_svg(comparison)
 
-    rows = list(csv.DictReader(io.StringIO(as_csv(comparison)), delimiter=";"))
+    rows = list(csv.DictReader(io.StringIO(to_csv(comparison)), delimiter=";"))
     (lpips,) = [row for row in rows if row["metric"] == "lpips" and row["second"]]
     assert float(lpips["mean"]) < 0
-    assert (int(lpips["better"]), int(lpips["worse"])) == (ROWS, 0)  # less is better
+    assert (lpips["better"], lpips["worse"]) == (str(ROWS), "0")  # less is better
     (alone,) = [row for row in rows if row["metric"] == "psnr" and row["first"] == "misr/a_b" and not row["second"]]
-    assert float(alone["mean"]) == pytest.approx(mean)
+    assert float(alone["mean"]) == pytest.approx(mean, rel=1e-14)
+    assert (alone["patches"], alone["better"], alone["sign_p"]) == (str(ROWS), "", "")
 
 
 def test_every_pair_of_three() -> None:
@@ -63,26 +78,25 @@ def test_every_pair_of_three() -> None:
     said = " ".join(sentences(comparison))
     assert "a shows no clear difference to b" in said
     assert "b is worse than c" in said
-    psnr = [pair for pair in comparison.pairs if pair.metric == "psnr"]
-    certain = [pair for pair in psnr if pair.second == "c"]
+    certain = [pair for pair in comparison.pairs if pair.metric == "psnr" and pair.second == "c"]
     assert [pair.adjusted_p for pair in certain] == pytest.approx([3 * pair.difference.wilcoxon_p for pair in certain])
 
 
 def test_few_patches_and_many_pairs_can_not_be_clear_after_adjustment() -> None:
-    tables = {name: table(gain=gain).iloc[:8] for gain, name in enumerate("abcde")}
-    text = markdown(compare(tables))
-    assert "so the least of 10 adjusted ones is at least 0.078: none can be below 0.05" in text
-    assert "none can be" not in markdown(compare({name: table(gain=i) for i, name in enumerate("abcde")}))
-    assert "With 5 patches p is at least 0.062: no difference can be clear." in markdown(
-        compare({"a": table(gain=1).iloc[:5], "b": table().iloc[:5]})
-    )
+    five = {name: table(gain=gain) for gain, name in enumerate("abcde")}
+    text = to_markdown(compare({name: rows.iloc[:8] for name, rows in five.items()}))
+    assert "none can be below 0.05" in text and "at least 0.078" in text
+    assert "none can be" not in to_markdown(compare(five))
+    assert "no difference can be clear" in to_markdown(compare({name: five[name].iloc[:5] for name in "ab"}))
 
 
 def test_consistency_only_describes() -> None:
-    comparison = compare({"a": table().assign(consistency=1.0), "b": table(gain=1).assign(consistency=2.0)})
-    text = markdown(comparison)
-    assert "| consistency (DN) | 1.00 [" in text
-    assert "| not judged | – |" in text
+    text = to_markdown(
+        compare({"a": table().assign(consistency=1.0), "b": table(gain=1).assign(consistency=2.0)}),
+    )
+    means, differences = cells(text, "consistency")
+    assert not [cell for cell in means if cell.startswith("**")]
+    assert differences[3:5] == ["not judged", "–"]
     assert "Of 2 metrics against b: worse in 2" in text
 
 
@@ -95,9 +109,9 @@ def test_names_without_what_they_share() -> None:
 def test_identical_images_and_lost_metrics() -> None:
     comparison = compare({"a": table().assign(psnr=math.inf), "b": table().assign(lpips=np.nan)})
     assert comparison.metrics == ["psnr"]
-    assert sentences(comparison)[-1] == "LPIPS is left out: it was not measured for b."
+    assert "LPIPS is left out" in sentences(comparison)[-1]
     assert comparison.pairs[0].difference.more == ROWS
-    for text in (markdown(comparison), latex(comparison), plot(comparison)):
+    for text in (to_markdown(comparison), to_latex(comparison), to_svg(comparison)):
         assert "nan" not in text
     with pytest.raises(DataError, match="no metric in common"):
         compare({"a": table()[["psnr", "key"]], "b": table()[["lpips", "key"]]})
@@ -119,7 +133,7 @@ def test_differing_test_sets_are_an_error(other: pd.DataFrame, message: str) -> 
 
 def test_folders(tmp_path: Path) -> None:
     folder = experiment(tmp_path, "a", table(), pictures=True)
-    assert read_table(folder)["key"].tolist() == table()["key"].tolist()  # 000 stays text
+    assert read_results(folder)["key"].tolist() == table()["key"].tolist()  # 000 stays text
     assert list(load_pictures(folder)) == ["000", "001"]
     assert list(load_pictures(folder)["001"]) == ["bicubic", "nearest input", "result", "truth"]
     assert (load_pictures(folder)["001"]["truth"] == 60).all()
@@ -127,12 +141,15 @@ def test_folders(tmp_path: Path) -> None:
     damaged.write_bytes(damaged.read_bytes()[:40])
     with pytest.raises(DataError, match="not a picture"):
         load_pictures(folder)
-    (folder / "metrics.csv").write_text(";psnr;key\n0;high;1\n")
-    with pytest.raises(DataError, match=r"metrics\.csv: not a table"):
-        read_table(folder)
-    (folder / "metrics.csv").write_text(";key\n0;1\n")
-    with pytest.raises(DataError, match="no metric"):
-        read_table(folder)
+    for content, message in (
+        (";psnr;key\n0;high;1\n", r"metrics\.csv: not a table"),
+        (";key\n0;1\n", "no metric"),
+        (";psnr\n0;1\n", "no column key"),
+        (";psnr;key\n", "no patch"),
+    ):
+        (folder / "metrics.csv").write_text(content)
+        with pytest.raises(DataError, match=message):
+            read_results(folder)
     (folder / "metrics.csv").unlink()
     with pytest.raises(DataError, match="evaluate the experiment first"):
-        read_table(folder)
+        read_results(folder)

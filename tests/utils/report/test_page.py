@@ -1,4 +1,4 @@
-"""What the report says, that it is one safe file, and that it copes with whatever an evaluation lacks."""
+"""What the page says, that it is one safe file, and that it copes with whatever an evaluation lacks."""
 
 import base64
 import io
@@ -10,15 +10,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.utils.report_data import page, pictures, rows
+from tests.utils.report.evaluation_data import page, pictures, rows
 from utils.errors import DataError
-from utils.report.page_charts import group
-from utils.report.page_pictures import Example, choose_examples, middle
+from utils.report.page import Example, choose_examples
 
 VOID = {"meta", "link", "img", "input", "br"}
 
 
-class Balanced(HTMLParser):
+class Reader(HTMLParser):
     """Checks that every element is closed, and collects what text people read and what addresses are named."""
 
     def __init__(self) -> None:
@@ -28,7 +27,8 @@ class Balanced(HTMLParser):
         self.texts: list[str] = []
 
     def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
-        self.addresses += [value or "" for name, value in attributes if name in ("src", "href", "srcset", "action")]
+        named = ("src", "href", "xlink:href", "srcset", "action")
+        self.addresses += [value or "" for name, value in attributes if name in named]
         if tag not in VOID:
             self.open.append(tag)
 
@@ -43,42 +43,40 @@ class Balanced(HTMLParser):
             self.texts.append(data)
 
 
-def read(html: str) -> Balanced:
-    parsed = Balanced()
+def read(html: str) -> str:
+    """What people read, in one line."""
+    parsed = Reader()
     parsed.feed(html)
     assert parsed.open == []
-    return parsed
+    assert all(address.startswith(("data:", "#")) for address in parsed.addresses)
+    return " ".join(" ".join(parsed.texts).split())
 
 
 def test_one_file_that_names_no_other(tmp_path: Path) -> None:
     html = page(tmp_path / "report.html")
-    assert all(address.startswith(("data:", "#")) for address in read(html).addresses)
+    read(html)
     assert "http" not in re.sub(r"http-equiv|base64,[^\"]*", "", html)
-    assert "$" not in html.split("</style>")[1]  # every place of the template was filled
     assert [file.name for file in tmp_path.iterdir()] == ["report.html"]
+    names = re.findall(r' id="([^"]+)"', html)
+    assert len(names) == len(set(names))
 
 
 def test_says_which_is_better_by_how_much_and_how_sure(tmp_path: Path) -> None:
-    text = " ".join(read(page(tmp_path / "report.html")).texts)
+    text = read(page(tmp_path / "report.html"))
     values = rows()
     gain = np.mean([row["psnr"] - row["bicubic_psnr"] for row in values])
     assert f"misr/trial is better than bicubic: PSNR +{gain:.2f} dB on average (95% interval +" in text
-    assert "better on 12 of 12 patches; Wilcoxon test p < 0.001" in text
+    assert "better on 12 of 12 patches" in text
     assert "Of 2 metrics against bicubic: better in 2 (PSNR, SSIM)" in text
-    assert (
-        "PSNR is clearly worse where the distance in days between the truth and its nearest acquisition is larger"
-        in text
-    )
+    assert "PSNR is clearly worse where the distance in days" in text
     worst = sorted(values, key=lambda row: row["psnr"])[:3]
     assert "furthest from the truth on the patches {}, {} and {}".format(*(row["key"] for row in worst)) in text
     assert f"{np.mean([row['psnr'] for row in values]):.2f} dB" in text
-    assert text.count("LPIPS") == 1
-    assert "LPIPS was not measured: its weights were not at hand (lpips_weights)." in text
-    assert "100 %" not in text  # patches are counted
+    assert text.count("LPIPS") == 1 and "LPIPS was not measured" in text
 
 
 def test_says_where_bicubic_is_better(tmp_path: Path) -> None:
-    text = " ".join(read(page(tmp_path / "report.html", rows=rows(gain=-1.0))).texts)
+    text = read(page(tmp_path / "report.html", rows=rows(gain=-1.0)))
     assert "misr/trial is worse than bicubic: PSNR −" in text
     assert "Bicubic is nearer to the truth on 12 of 12 patches (100, 101, " in text
     assert "better on 0 of 12 patches" in text
@@ -91,42 +89,39 @@ def test_the_worst_patches_lead_to_their_pictures(tmp_path: Path) -> None:
     linked = re.findall(r'href="#(patch-\d+)">(\d+)<', failures)
     assert linked
     for place, key in linked:
-        article = html.split(f'id="{place}"')[1].split("</article>")[0]
-        assert f"patch {key}<" in article
-    (alone,) = re.findall(r"(The worst PSNR:)", page(tmp_path / "report.html", rows=rows(3), examples=[]))
-    assert alone
+        assert f"patch {key}<" in html.split(f'id="{place}"')[1].split("</article>")[0]
 
 
 def test_maps_and_samples_have_units(tmp_path: Path) -> None:
-    text = " ".join(read(page(tmp_path / "report.html")).texts)
-    assert "Error: the absolute difference of result and truth, mean over the bands, from 0 (black) to 64 DN" in text
-    assert "Spread: the standard deviation of the samples, mean over the bands, from 0 (black) to 32 DN" in text
+    text = read(page(tmp_path / "report.html"))
+    assert "from 0 (black) to 64 DN" in text  # the error
+    assert "from 0 (black) to 32 DN" in text  # the spread
     assert "several samples, which spread by 5.10 DN" in text  # 0.04 of a range of 2, in 255
     assert "spread 5.10 DN on average" in text
-    without = page(
-        tmp_path / "report.html", rows=[{**row, "spread": None} for row in rows()], examples=[Example("best", 0, {})]
-    )
-    assert "samples" not in " ".join(read(without).texts)
+    without = [{**row, "spread": None} for row in rows()]
+    assert "samples" not in read(page(tmp_path / "report.html", rows=without, examples=[Example("best", 0, {})]))
 
 
 def test_a_factor_that_is_the_same_for_all_is_said_not_drawn(tmp_path: Path) -> None:
     drawn = page(tmp_path / "report.html")
     same = page(tmp_path / "report.html", rows=[row | {"valid_dates": 8, "days_to_nearest": 1.0} for row in rows()])
-    assert "All patches have 8 valid dates." in same
-    assert "The nearest acquisition of all patches is 1 day from the truth." in same
+    text = read(same)
+    assert "All patches have 8 valid dates." in text
+    assert "The nearest acquisition of all patches is 1 day from the truth." in text
     assert drawn.count("<figure><svg") == 2 * 3 + 1  # of each metric, and the spectrum
     assert same.count("<figure><svg") == 2 + 1
     assert "All patches have" not in drawn
 
 
-def test_facts_of_the_subtitle(tmp_path: Path) -> None:
+def test_facts(tmp_path: Path) -> None:
     html = page(tmp_path / "report.html")
-    assert "device" not in html.split("<body>")[1].split('class="verdict"')[0]
-    assert "<dt>device</dt><dd>CPU</dd>" in html
+    assert "checkpoint" in html.split("<body>")[1].split('class="summary"')[0]
+    assert "device" not in html.split("<body>")[1].split('class="summary"')[0]
+    assert "<dt>device</dt><dd>CPU</dd>" in html and "<dt>hidden_size</dt><dd>64</dd>" in html
 
 
 def test_everything_is_escaped(tmp_path: Path) -> None:
-    evil = "<script>alert('$title')</script>&\""
+    evil = "<script>alert('{{ title }}')</script>&\""
     html = page(
         tmp_path / "report.html",
         name=evil,
@@ -136,21 +131,28 @@ def test_everything_is_escaped(tmp_path: Path) -> None:
         examples=[Example(evil, 0, {**pictures(), evil: pictures()["truth"]})],
     )
     assert html.count("<script>") == 1
-    assert evil in " ".join(read(html).texts)
+    assert evil in read(html)
 
 
-def test_pictures_are_lossless(tmp_path: Path) -> None:
+def test_pictures_are_lossless_and_large_ones_show_the_same_middle(tmp_path: Path) -> None:
+    def shown(**given: np.ndarray) -> list[np.ndarray]:
+        html = page(tmp_path / "report.html", examples=[Example("best", 0, given)])
+        found = re.findall(r"data:image/webp;base64,([^\"]+)", html)
+        return [np.asarray(Image.open(io.BytesIO(base64.b64decode(text)))) for text in found]
+
     noise = np.random.default_rng(0).integers(0, 256, (20, 20, 3), dtype=np.uint8)
-    html = page(tmp_path / "report.html", examples=[Example("best", 0, {"result": noise, "truth": noise[::-1]})])
-    found = re.findall(r"data:image/webp;base64,([^\"]+)", html)
-    assert len(found) == 2
-    for text, expected in zip(found, (noise, noise[::-1]), strict=True):
-        assert (np.asarray(Image.open(io.BytesIO(base64.b64decode(text)))) == expected).all()
+    result, truth = shown(result=noise, truth=noise[::-1])
+    assert (result == noise).all() and (truth == noise[::-1]).all()
+    coarse = (np.arange(256)[:, None, None] * np.ones((1, 256, 3))).astype(np.uint8)
+    small, large = shown(input=coarse, truth=coarse.repeat(4, axis=0).repeat(4, axis=1))
+    assert large.shape == (400, 400, 3)
+    assert (small.repeat(4, axis=0).repeat(4, axis=1) == large).all()
+    assert 70 < small[0, 0, 0] < 80  # the middle
 
 
 @pytest.mark.parametrize("number", [1, 2, 3])
 def test_few_patches(tmp_path: Path, number: int) -> None:
-    text = " ".join(read(page(tmp_path / "report.html", rows=rows(number), examples=[])).texts)
+    text = read(page(tmp_path / "report.html", rows=rows(number), examples=[]))
     assert f"better on {number} of {number} patches" in text
     assert f"{number} patches are too few to tell misr/trial from bicubic" in text
     assert ("95% interval not known" in text) == (number == 1)
@@ -161,17 +163,17 @@ def test_identical_images_and_lost_values(tmp_path: Path) -> None:
     values[0] |= {"psnr": np.inf, "bicubic_psnr": np.inf}
     values[1]["psnr"] = np.inf
     values[2] |= {"ssim": None, "days_to_nearest": None, "valid_dates": None}
-    text = " ".join(read(page(tmp_path / "report.html", rows=values)).texts)
-    assert "left out of means: PSNR on 2, SSIM on 1" in text
+    text = read(page(tmp_path / "report.html", rows=values))
+    assert "left out of means: PSNR on 2, SSIM on 1." in text
     assert not re.search(r"\bnan\b|\binf\b", text)
 
 
 def test_metrics_alone(tmp_path: Path) -> None:
     """An evaluation without bicubic, dates, pictures, spectra."""
     few = [{"key": i, "mae": float(i)} for i in range(4)]
-    text = " ".join(read(page(tmp_path / "report.html", rows=few, examples=[], spectra={})).texts)
+    text = read(page(tmp_path / "report.html", rows=few, examples=[], spectra={}))
     assert "misr/trial reaches a mean MAE of 1.50 DN" in text
-    assert "No pictures were kept." in text
+    assert "No pictures were kept." in text and "No spectra were computed." in text
 
 
 def test_nothing_to_report_is_an_error(tmp_path: Path) -> None:
@@ -190,22 +192,3 @@ def test_examples_are_the_best_the_middle_and_the_worst() -> None:
     assert choose_examples([2.0, 3.0]) == [("best", 1), ("worst", 0)]
     assert choose_examples([2.0], number=2) == [("best", 0)]
     assert choose_examples([]) == []
-
-
-def test_large_pictures_show_the_same_middle() -> None:
-    coarse = np.arange(256)[:, None, None] * np.ones((1, 256, 3), dtype=np.uint8)
-    fine = coarse.repeat(4, axis=0).repeat(4, axis=1)
-    shown = middle({"input": coarse.astype(np.uint8), "result": fine.astype(np.uint8)})
-    assert shown["result"].shape == (400, 400, 3)
-    assert (shown["input"].repeat(4, axis=0).repeat(4, axis=1) == shown["result"]).all()
-    assert 70 < shown["input"][0, 0, 0] < 80  # the middle
-
-
-def test_groups_are_ranges_of_about_equal_size() -> None:
-    factor = np.array([0.0, 0, 1, 2, np.nan])
-    assert [members.tolist() for members in group(factor)] == [[0, 1], [2], [3]]
-    many = group(np.arange(400) % 100.0)
-    assert len(many) == 8
-    assert sum(map(len, many)) == 400
-    assert max(map(len, many)) <= 60
-    assert group(np.array([np.nan])) == []
