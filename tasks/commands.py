@@ -209,9 +209,9 @@ def predict(options: argparse.Namespace, world: World) -> None:
     maxima, bands = (saved.content.get(key) if saved else None for key in ("maxima", "bands"))
     predictor = SuperResolver(task, experiment.settings, maxima=maxima, bands=bands, world=world)
     source = f"{saved.path.name} of {experiment.name}, step {saved.global_step}" if saved else experiment.name
-    output = predict_from_options(options, predictor, world, checkpoint=source, seed=experiment.settings.training.seed)
+    maps = predict_from_options(options, predictor, world, checkpoint=source, seed=experiment.settings.training.seed)
     if world.is_main:
-        sys.stdout.write(f"{output}\n")
+        sys.stdout.write("".join(f"{path}\n" for path in maps))
 
 
 def trained_task(experiment: Experiment) -> Task:

@@ -204,9 +204,10 @@ def predict(
     world: World | None = None,
     **request: Any,
 ) -> NDArray:
-    """Run ``predict_scene`` and read the result, (bands, H, W)."""
+    """Run ``predict_scene`` for a date and read the result, (bands, H, W)."""
     acquisitions = find_acquisitions(inputs, days=days, masks=masks)
-    asked = Request(output=output, **{"overwrite": True, **request})
+    targets = (request.pop("target"),) if "target" in request else ()
+    asked = Request(output=output, targets=targets, **{"overwrite": True, "match_lr": "off", **request})
     place = world or World(torch.device("cpu"))
     predict_scene(network, acquisitions, asked, world=place, tags={"CHECKPOINT": "test", "COMMAND": "test"})
     with rasterio.open(output) as result:

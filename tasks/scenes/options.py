@@ -5,6 +5,7 @@ from datetime import date
 from pathlib import Path
 
 TILE = 96  # side of a window; more where the overlap is large
+NEAR = 5  # days: up to here --match_lr auto holds the colours to an acquisition
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -14,7 +15,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--predict", nargs="+", type=Path, metavar="INPUT",
         help="GeoTIFFs, files of one band each, .SAFE products (zipped too), folders of these; STAC items (.json)")
     add("--output", type=Path, metavar="OUT.tif", help="the Cloud-Optimized GeoTIFF to write")
-    add("--date", type=_day, metavar="YYYY-MM-DD", help="target date (default: the last image's)")
+    add("--date", type=_days, default=[], metavar="YYYY-MM-DD[,...]",
+        help="target date (default: the last image's); several: a map for each, OUT_2023-08-07.tif and so on")
+    add("--dates_every", type=int, metavar="DAYS", help="a map every so many days from the first to the second --date")
     add("--dates", type=_days, default=[], metavar="D,D,...", help="dates of the images, in order of their names")
     add("--bands", type=_numbers, default=[], metavar="R,G,B", help="numbers of the model's bands in the files, from 1")
     add("--scale", type=float, metavar="10000", help="the pixel value that means reflectance 1")
@@ -29,7 +32,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--mask", default="auto", metavar="auto|none|DIR",
         help="clouds: scene classification, else brightness | leave them | a folder of scene classifications")
     add("--min_valid", type=float, default=0.5, metavar="0..1", help="part of a 32-pixel cell that an image must show")
-    add("--match_lr", action="store_true", help="averaged over 10 m, the result is the image nearest to the date")
+    add("--match_lr", nargs="?", const="on", default="auto", choices=("auto", "on", "off"),
+        help=f"hold colours to the images nearest to the date (default auto: where one is at most {NEAR} days away)")
     add("--uint8", action="store_true", help="8-bit for display instead of reflectance × 10000")
     add("--overwrite", action="store_true", help="replace OUT.tif and what lies beside it")
     # fmt: on

@@ -2,39 +2,48 @@
 
 import argparse
 import logging
-import math
-import os
 import shlex
-import shutil
 import sys
 from collections.abc import Mapping, Sequence
-from datetime import date
+from datetime import date, timedelta
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from tqdm import tqdm
 
-from tasks.scenes.mosaic import Mosaic, Outputs, write_map
-from tasks.scenes.options import TILE
-from tasks.scenes.scene import Scene
+from tasks.scenes.mosaic import Mosaic, write_map
+from tasks.scenes.options import NEAR, TILE
+from tasks.scenes.outputs import (
+    Outputs,
+    animation_path,
+    check_files,
+    state_disk,
+    store_folder,
+    table_path,
+    write_table,
+)
+from tasks.scenes.previews import save_animation
+from tasks.scenes.scene import Scene, SceneDate
 from tasks.scenes.tile_store import TileStore
 from tasks.scenes.tiles import Predictor, TileRunner
 from tasks.scenes.tiling import Layout, overlap_for, plan
 from utils.distributed import World
-from utils.errors import ConfigError, DataError
+from utils.errors import ConfigError
 from utils.geo.acquisitions import find_acquisitions
 from utils.geo.raster import region_of
 from utils.geo.sources import Acquisition, file_stamp
 
 logger = logging.getLogger(__name__)
 
+MOST_DATES = 500
+
 
 class Request(NamedTuple):
     """What is asked of a scene; see ``add_arguments`` for the meaning of each."""
 
     output: Path
-    target: date | None = None
+    targets: tuple[date, ...] = ()
     samples: int = 1
     uncertainty: Path | None = None
     explain: Path | None = None
@@ -44,7 +53,7 @@ class Request(NamedTuple):
     overlap: int | None = None
     clouds: bool = True
     min_valid: float = 0.5
-    match_lr: bool = False
+    match_lr: Literal["auto", "on", "off"] = "auto"
     uint8: bool = False
     overwrite: bool = False
     seed: int = 0
@@ -58,40 +67,35 @@ def predict_scene(
     *,
     world: World,
     tags: Mapping[str, str],
-) -> Path:
-    """Super-resolve a scene tile by tile. Finished tiles stay on disk until the result does, so a stopped run goes on.
+) -> list[Path]:
+    """Super-resolve a scene tile by tile. Finished tiles stay on disk until the maps do, so a stopped run goes on.
 
     Args:
         predictor: the trained network.
         acquisitions: in order of their dates.
         request: what is asked for.
-        world: its processes share the tiles; the first one writes the result.
-        tags: written into the result beside the date and the acquisitions used. Equal tags and input give equal files.
+        world: its processes share the tiles; the first one writes the maps.
+        tags: written into the maps beside the date and the acquisitions used. Equal tags and input give equal files.
 
     Returns:
-        The output's path: uint16 reflectance × 10000 (0: no data), or uint8 for display. Beside it: ``_flags.tif`` at
-        the input's resolution (0 no data, 1 seen by the acquisition nearest to the date that the place is made from,
-        2 filled from another), ``_preview.png``.
+        The maps: uint16 reflectance × 10000 (0: no data), or uint8 for display; one a target date. Beside each:
+        ``_flags.tif`` at the input's resolution (0 no data, 1 seen by the acquisition nearest to the date that the
+        place is made from, 2 filled from another; days from the target date), ``_preview.png``. Of several dates also
+        a table and an animation.
 
     Raises:
         ConfigError: what is asked for can't be, or doesn't fit the network.
         DataError: a file can't be read or written, or there is too little room.
     """
-    files = _outputs(request, predictor)
-    target = request.target or max((a.day for a in acquisitions if a.day), default=None)
-    assert all(len(acquisition.bands) == len(predictor.bands) for acquisition in acquisitions)
+    _check(request, predictor)
+    files = _outputs(request)
+    last = max((a.day for a in acquisitions if a.day), default=None)
     if len(acquisitions) < predictor.num_dates:
         logger.info(
             f"the network looks at {predictor.num_dates} acquisitions; {len(acquisitions)} are there, so it is padded"
         )
-    with Scene(
-        acquisitions,
-        target=target,
-        num_dates=predictor.num_dates,
-        min_valid=request.min_valid,
-        clouds=request.clouds,
-        middle=[top / 2 for top in predictor.maxima],
-    ) as scene:
+    with Scene(acquisitions, clouds=request.clouds, middle=[top / 2 for top in predictor.maxima]) as scene:
+        dates = [_scene_date(scene, target, predictor, request) for target in request.targets or (last,)]
         region = region_of(scene.grid, bbox=request.bbox, window=request.window)
         overlap = overlap_for(predictor.halo) if request.overlap is None else request.overlap
         tile = max(TILE, 4 * overlap) if request.tile is None else request.tile
@@ -105,24 +109,20 @@ def predict_scene(
             samples=request.samples,
             spread=request.uncertainty is not None,
             explain=request.explain is not None,
-            match_lr=request.match_lr,
             seed=request.seed,
             batch=batch,
         )
-        about = {**tags, "TARGET_DATE": str(target or "unknown")}
-        if request.uncertainty is not None:
-            about["CALIBRATION"] = _calibration(predictor)
+        order = layout.order()
         if world.is_main:
             pixels = region.rows.size * region.columns.size * predictor.scale**2
-            results = pixels * files.bytes_a_pixel(len(predictor.bands))
-            _state_disk(
+            state_disk(
                 request.output.parent,
-                tiles=math.prod(layout.counts) * tiles.record.itemsize,
-                results=results,
+                tiles=len(dates) * len(order) * tiles.record.itemsize,
+                results=pixels * files[0].bytes_a_pixel(len(predictor.bands)),
+                maps=len(dates),
             )
-        order = layout.order()
         store = TileStore(
-            _store_folder(request.output),
+            store_folder(request.output),
             record=tiles.record,
             fingerprint=fingerprint(
                 predictor,
@@ -139,29 +139,68 @@ def predict_scene(
         done = store.finished()
         world.barrier()  # nobody writes before all have looked
         if world.is_main and done:
-            logger.info(f"going on: {len(done)} of {len(order)} tiles are done")
+            logger.info(f"going on: {len(done)} of {len(dates) * len(order)} tiles are done")
         # A chunk goes through the network together: results don't depend on where a run was stopped or on who computes.
         chunks = [range(start, min(start + batch, len(order))) for start in range(0, len(order), batch)]
-        own = [chunks[i] for i in range(world.rank, len(chunks), world.size) if not done.issuperset(chunks[i])]
-        for chunk in tqdm(own, disable=not world.is_main, unit="batch", desc="tiles"):
-            for index, record in zip(chunk, tiles.compute([order[k] for k in chunk]), strict=True):
-                store.write(index, record)
+        for chunk in tqdm(chunks[world.rank :: world.size], disable=not world.is_main, unit="batch", desc="tiles"):
+            cells = [order[k] for k in chunk]
+            windows = tiles.windows(cells)  # what is read for one date is there for the next
+            for number, at in enumerate(dates):
+                indexes = [number * len(order) + k for k in chunk]
+                if not done.issuperset(indexes):
+                    for index, record in zip(indexes, tiles.compute(cells, windows, at), strict=True):
+                        store.write(index, record)
         world.barrier()
         if world.is_main:
-            mosaic = Mosaic(store, layout, scale=predictor.scale, channels=len(predictor.bands))
-            used = [acquisitions[i] for i in mosaic.used()]
-            listed = "; ".join(f"{a.day} {a.name}" if a.day else a.name for a in used)
-            write_map(mosaic, files, scene.grid, tags=about | {"ACQUISITIONS": listed}, maxima=predictor.maxima)
+            rows = []
+            for number, (at, paths) in enumerate(zip(dates, files, strict=True)):
+                mosaic = Mosaic(store, layout, first=number * len(order), scale=predictor.scale, bands=predictor.bands)
+                rows.append(_write(mosaic, paths, scene, at, predictor, tags=tags))
+            if len(dates) > 1:
+                write_table(table_path(request.output), rows)
+                titles = [str(at.target) for at in dates]
+                save_animation(
+                    animation_path(request.output), [paths.image for paths in files], titles, bands=predictor.bands
+                )
             store.remove()
-    return request.output
+    return [paths.image for paths in files]
 
 
-def _store_folder(output: Path) -> Path:
-    return output.with_name(f".{output.name}.tiles")
+def _scene_date(scene: Scene, target: date | None, predictor: Predictor, request: Request) -> SceneDate:
+    near = min(map(abs, scene.offsets(target))) <= NEAR
+    return SceneDate(
+        scene,
+        target,
+        num_dates=predictor.num_dates,
+        min_valid=request.min_valid,
+        match_lr=near if request.match_lr == "auto" else request.match_lr == "on",
+    )
 
 
-def _outputs(request: Request, predictor: Predictor) -> Outputs:
-    """Where results go. Raises ConfigError or DataError for what can't be asked for or written."""
+def _write(
+    mosaic: Mosaic, files: Outputs, scene: Scene, at: SceneDate, predictor: Predictor, *, tags: Mapping[str, str]
+) -> dict[str, object]:
+    """Write the map of a date and say what it was made from; its row of the table."""
+    used = mosaic.used()
+    listed = [f"{a.day} {a.name}" if a.day else a.name for a in (scene.acquisitions[i] for i in used)]
+    about = {**tags, "TARGET_DATE": str(at.target or "unknown"), "ACQUISITIONS": "; ".join(listed)}
+    if files.spread is not None:
+        about["CALIBRATION"] = _calibration(predictor)
+    summary = write_map(mosaic, files, scene.grid, tags=about, maxima=predictor.maxima)
+    summary.report(at.target, used=len(used), of=len(scene.acquisitions), match_lr=at.match_lr)
+    return {
+        "date": at.target,
+        "map": files.image.name,
+        "acquisitions": about["ACQUISITIONS"],
+        "days": "; ".join(str(at.offsets[i]) for i in used),
+        "nearest_days": summary.nearest,
+        "valid_share": f"{summary.valid_share:.4f}",
+        "other_dates_share": f"{summary.share_beyond(summary.nearest):.4f}",
+    }
+
+
+def _check(request: Request, predictor: Predictor) -> None:
+    """Raises ConfigError for what can't be asked of a network."""
     if not 0 <= request.min_valid <= 1:
         raise ConfigError(f"--min_valid {request.min_valid:g}: must lie between 0 and 1")
     if request.samples < 1:
@@ -172,22 +211,21 @@ def _outputs(request: Request, predictor: Predictor) -> Outputs:
         raise ConfigError(
             "--uncertainty: a diffusion model needs --samples 2 or more, a backbone training with uncertainty=laplace"
         )
-    files = Outputs.beside(
+    if len(set(request.targets)) < len(request.targets):
+        raise ConfigError("--date: names a date twice")
+
+
+def _outputs(request: Request) -> list[Outputs]:
+    """Where the maps go, one a date. Raises ConfigError or DataError for what can't be written."""
+    asked = Outputs.beside(
         request.output, uncertainty=request.uncertainty, explain=request.explain, uint8=request.uint8
     )
-    for path in files.paths():
-        for option, raster in (("output", request.output), ("explain", request.explain)):
-            if path == raster and path.suffix.lower() not in (".tif", ".tiff"):
-                raise ConfigError(f"--{option} {path}: must end in .tif")
-        if not path.parent.is_dir():
-            raise DataError(f"{path.parent}: no such folder; make it first")
-        if not os.access(path.parent, os.W_OK):
-            raise DataError(f"{path.parent}: can't be written to")
-        mine = path != files.image and _store_folder(files.image).exists()  # a run that stopped while it wrote results
-        if path.exists() and not request.overwrite and not mine:
-            raise DataError(f"{path}: exists; give --overwrite to replace it")
-    if len(set(files.paths())) < len(files.paths()):
-        raise ConfigError("--output, --uncertainty and --explain must be different files")
+    rasters = {"output": request.output, **({"explain": request.explain} if request.explain else {})}
+    many = len(request.targets) > 1
+    files = [asked.dated(target) for target in request.targets] if many else [asked]
+    beside = [table_path(request.output), animation_path(request.output)] if many else []
+    paths = [path for outputs in files for path in outputs.paths()]
+    check_files(request.output, [*paths, *beside], rasters=rasters, overwrite=request.overwrite)
     return files
 
 
@@ -197,17 +235,6 @@ def _calibration(predictor: Predictor) -> str:
         logger.info("the uncertainty isn't calibrated: python tasks/calibrate.py EXPERIMENT fits its factors")
         return "none"
     return "factors " + ", ".join(f"{factor:.3f}" for factor in predictor.calibration)
-
-
-def _state_disk(folder: Path, *, tiles: int, results: int) -> None:
-    """Say what room is needed at most. Raises DataError where even the tiles don't fit."""
-    # A result: its pixels aside, then the file with its overviews (a third), which GDAL also keeps aside.
-    needed = tiles + results * (1 + 4 / 3 + 1 / 3)
-    free = shutil.disk_usage(folder).free
-    said = f"needs at most {needed / 1e9:.2f} GB in {folder.resolve()}, {free / 1e9:.2f} GB are free"
-    if free < tiles + results / 2:
-        raise DataError(said)
-    logger.info(said)
 
 
 def fingerprint(
@@ -233,7 +260,7 @@ def fingerprint(
         "calibration": predictor.calibration and list(predictor.calibration),
         "halo": predictor.halo,
         "layout": repr(layout),
-        "target": str(request.target),
+        "targets": [str(target) for target in request.targets],
         "samples": request.samples,
         "clouds": request.clouds,
         "min_valid": request.min_valid,
@@ -247,7 +274,7 @@ def fingerprint(
 
 def predict_from_options(
     options: argparse.Namespace, predictor: Predictor, world: World, *, checkpoint: str, seed: int = 0
-) -> Path:
+) -> list[Path]:
     """Predict a scene as the options of ``add_arguments`` say.
 
     Args:
@@ -255,7 +282,7 @@ def predict_from_options(
         seed: of a diffusion model's noise.
 
     Returns:
-        The output's path.
+        The maps' paths.
 
     Raises:
         ConfigError: options that can't be.
@@ -289,10 +316,23 @@ def predict_from_options(
     )
     request = Request(
         output=options.output,
-        target=options.date,
+        targets=_targets(options.date, options.dates_every),
         clouds=options.mask != "none",
         seed=seed,
         **{name: getattr(options, name) for name in same},
     )
     tags = {"CHECKPOINT": checkpoint, "COMMAND": shlex.join(["python", *sys.argv])}
     return predict_scene(predictor, acquisitions, request, world=world, tags=tags)
+
+
+def _targets(dates: Sequence[date], every: int | None) -> tuple[date, ...]:
+    """The dates that maps are made for."""
+    if every is None:
+        return tuple(dates)
+    if len(dates) != 2 or every < 1:
+        raise ConfigError("--dates_every DAYS (from 1) goes with --date FIRST,LAST")
+    first, last = sorted(dates)
+    count = (last - first).days // every + 1
+    if count > MOST_DATES:
+        raise ConfigError(f"--dates_every {every}: that would be {count} maps; {MOST_DATES} at most")
+    return tuple(first + timedelta(days=every * i) for i in range(count))

@@ -14,7 +14,7 @@ from models.samplers import Noise
 from models.series import Series
 from tasks.base import Result
 from tasks.scenes.explanation import BANDS, DAYS, DISTANCE, ENTROPY, NOT_KNOWN, VALID, attention_summary, nearest_days
-from tasks.scenes.scene import Scene, SceneWindow
+from tasks.scenes.scene import Scene, SceneDate, SceneWindow
 from tasks.scenes.tiling import Layout, run_in_batches
 from utils.geo.clouds import grow
 from utils.geo.windows import Box, Span, align_down, align_up
@@ -24,6 +24,7 @@ from utils.randomness import Stream, normal_images
 REFLECTANCE = 10000  # digital number of reflectance 1 in results
 NODATA = 0
 UNSEEN, OBSERVED, FILLED = 0, 1, 2  # flags
+DAYS_UNKNOWN = -32768
 
 
 class Predictor(Protocol):
@@ -56,6 +57,7 @@ class TileJob(NamedTuple):
     part: Box  # what of it is used
     reflectance: Tensor  # (T, C, h, w) in order of dates
     nearest: Tensor  # (C, h, w), the one nearest to the target date
+    reference: Tensor | None  # (C, h, w) that the result is held to
     dates: Tensor  # (T,)
     mask: Tensor  # (T,)
     weights: NDArray[np.float32]  # of the part, (s·h, s·w)
@@ -76,8 +78,6 @@ class TileRunner:
         samples: draws of a stochastic network; the result is their mean.
         spread: also give the standard deviation: of the samples, or what the network states.
         explain: also say from which dates each pixel was made.
-        match_lr: make the result, averaged over low-resolution pixels, equal to the acquisition nearest to the target
-            date.
         seed: of the noise.
         batch: windows that go through the network together at first.
     """
@@ -92,7 +92,6 @@ class TileRunner:
         samples: int,
         spread: bool,
         explain: bool,
-        match_lr: bool,
         seed: int,
         batch: int,
     ) -> None:
@@ -101,7 +100,6 @@ class TileRunner:
         self._layout = layout
         self._device = device
         self._samples = samples
-        self._match_lr = match_lr
         self._seed = seed
         self._batch = batch
         height, width = layout.support(0, 0).shape
@@ -110,6 +108,7 @@ class TileRunner:
             ("image", "<u2", (channels, s * height, s * width)),  # reflectance × 10000
             ("input", "<u2", (channels, height, width)),  # nearest acquisition, holes filled
             ("flags", "u1", (height, width)),
+            ("days", "<i2", (height, width)),  # from the target date to the acquisition that a pixel is from
             ("used", "u1", (len(scene.acquisitions),)),
         ]
         if spread:
@@ -119,14 +118,19 @@ class TileRunner:
         self.record = np.dtype(fields)
         self.spread, self._explain = spread, explain
 
-    def compute(self, cells: Sequence[tuple[int, int]]) -> NDArray:
-        """Records of tiles (n,)."""
+    def windows(self, cells: Sequence[tuple[int, int]]) -> list[SceneWindow]:
+        """What tiles look at; shared by their target dates."""
+        return [SceneWindow(self._scene, self._layout.window(*cell)) for cell in cells]
+
+    def compute(self, cells: Sequence[tuple[int, int]], windows: Sequence[SceneWindow], at: SceneDate) -> NDArray:
+        """Records of tiles (n,) for a target date."""
         records = np.zeros(len(cells), self.record)
+        records["days"] = DAYS_UNKNOWN
         if self._explain:
             records["explanation"] = NOT_KNOWN
         jobs: dict[tuple[int, int], list[TileJob]] = defaultdict(list)
-        for index, cell in enumerate(cells):
-            for job in self._prepare(index, cell, records[index]):
+        for index, (cell, window) in enumerate(zip(cells, windows, strict=True)):
+            for job in self._prepare(index, cell, window, at, records[index]):
                 jobs[job.box.shape].append(job)
         sums = np.zeros((2 if self.spread else 1, *records["image"].shape), np.float32)  # mean and deviation
         supports = [self._layout.support(*cell) for cell in cells]
@@ -149,26 +153,32 @@ class TileRunner:
             records["spread"] = sums[1]
         return records
 
-    def _prepare(self, index: int, cell: tuple[int, int], record: NDArray) -> list[TileJob]:
+    def _prepare(
+        self, index: int, cell: tuple[int, int], place: SceneWindow, at: SceneDate, record: NDArray
+    ) -> list[TileJob]:
         """The passes that a tile needs; what needs no network is written to its record."""
         window, support = self._layout.window(*cell), self._layout.support(*cell)
-        place = SceneWindow(self._scene, window)
-        sets, labels, weights = place.choices()
+        sets, labels, weights = place.choices(at.choice)
         inner = support.slices(window)
+        reference = place.reference(at.offsets) if at.match_lr and sets else None
         jobs = []
+        used: set[int] = set()
         for number, chosen in enumerate(sets):
             share = weights[number]  # with a margin of one pixel
             touched = grow(share > 0, 1)[1:-1, 1:-1][inner]  # interpolation reaches one pixel further
             if not touched.any():
                 continue
             views = {acquisition: place.view(acquisition) for acquisition in sorted(chosen)}  # in order of dates
+            used = used.union(*(view.used for view in views.values()))
             near = views[chosen[0]]
             own = (labels[inner] == number) & near.known[inner]
-            record["flags"][own] = np.where(near.observed[inner], OBSERVED, FILLED)[own]
+            source = near.source[inner]
+            record["flags"][own] = np.where(source == chosen[0], OBSERVED, FILLED)[own]
+            record["days"][own] = np.array(at.offsets, np.int16)[source[own]]
             record["input"][:, own] = _integers(near.reflectance[:, *inner] * REFLECTANCE)[:, own]
             if self._explain:
-                observed = np.stack([view.observed[inner] for view in views.values()])  # (T, h, w)
-                offsets = np.array([self._scene.offsets[i] for i in views], np.float32)
+                observed = np.stack([view.source[inner] == i for i, view in views.items()])  # (T, h, w)
+                offsets = np.array([at.offsets[i] for i in views], np.float32)
                 record["explanation"][DAYS][own] = nearest_days(observed, offsets)[own]
                 record["explanation"][VALID][own] = observed.sum(axis=0)[own]
             part = _bounding_box(touched, support)
@@ -183,13 +193,14 @@ class TileRunner:
                     part=part,
                     reflectance=torch.from_numpy(np.stack([views[i].reflectance[:, *here] for i in order])),
                     nearest=torch.from_numpy(near.reflectance[:, *here].copy()),
-                    dates=torch.tensor([self._scene.offsets[i] for i in order], dtype=torch.float32),
+                    reference=None if reference is None else torch.from_numpy(reference[:, *here].copy()),
+                    dates=torch.tensor([at.offsets[i] for i in order], dtype=torch.float32),
                     mask=torch.arange(len(order)) < len(chosen),
                     weights=_enlarged(share, part.slices(window), self._predictor.scale),
                     own=own[part.slices(support)],
                 )
             )
-        record["used"][sorted(place.used)] = 1
+        record["used"][sorted(used)] = 1
         return jobs
 
     @torch.no_grad()
@@ -206,14 +217,15 @@ class TileRunner:
             mask=torch.stack([job.mask for job in batch]).to(self._device),
             base=normalise_lr(base, predictor.maxima),
         )
+        references = [job.reference for job in batch if job.reference is not None]  # of all jobs or of none
         mean, squares = torch.zeros_like(base), torch.zeros_like(base)
         for sample in range(self._samples):
             seen = predictor(series, self._noise(batch, sample))
             sr = seen.sr.to(base.dtype).clamp(-1, 1)
             # What the clamp took from the input (roofs, sand) the network never saw: it comes from the bicubic image.
             image = denormalise_lr(sr, predictor.maxima) + (base - top).clamp(min=0)
-            if self._match_lr:
-                image = match_low_frequencies(image, nearest.clamp(min=0), scale=s)
+            if references:
+                image = match_low_frequencies(image, torch.stack(references).clamp(min=0).to(self._device), scale=s)
             change = image - mean  # Welford's running mean and variance
             mean = mean + change / (sample + 1)
             squares = squares + change * (image - mean)

@@ -46,6 +46,12 @@ def band_names(texts: Sequence[str]) -> tuple[str, ...]:
     return tuple(name for name in names if name)
 
 
+def map_name(band: str) -> str:
+    """What a band of a result is called: red, green, blue, nir, else Sentinel-2's name."""
+    name = common_name(band)
+    return name if name in ("red", "green", "blue", "nir") else band
+
+
 def common_name(band: str) -> str:
     """red for B04, and so on; the band's own name where it has no other."""
     return next((alias for alias, name in ALIASES.items() if name == band), band)

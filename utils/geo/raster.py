@@ -1,6 +1,7 @@
 """Georeferenced rasters of any size: windows of acquisitions on one grid, Cloud-Optimized GeoTIFFs."""
 
 import contextlib
+import logging
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -13,7 +14,7 @@ import rasterio.shutil
 from affine import Affine
 from numpy.typing import NDArray
 from rasterio.crs import CRS
-from rasterio.enums import Resampling
+from rasterio.enums import ColorInterp, Resampling
 from rasterio.io import DatasetReader, DatasetWriter
 from rasterio.vrt import WarpedVRT
 from rasterio.warp import transform_bounds
@@ -37,6 +38,9 @@ from utils.geo.clouds import (
 from utils.geo.sources import GDAL_ERRORS, Acquisition, Band, network_options, open_raster, shown
 from utils.geo.windows import Box, Span
 
+logger = logging.getLogger(__name__)
+
+COLOURS = {name: ColorInterp[name] for name in ("red", "green", "blue", "nir")}
 BLOCK = 512  # pixels on a side of a GeoTIFF's tiles
 KERNEL_REACH = 2  # pixels that cubic resampling looks at
 AVERAGED = 1.5  # times as fine as the grid: from here on pixels are averaged, cubic resampling would skip some
@@ -91,19 +95,21 @@ def region_of(grid: Grid, *, bbox: Sequence[float] | None = None, window: Sequen
 
     Args:
         bbox: west, south, east, north: degrees where they can be and the grid's own aren't, else coordinates of the
-        grid. window: column, row, width, height in pixels.
+            grid.
+        window: column, row, width, height in pixels.
 
     Raises:
         ConfigError: nothing of it lies inside the grid.
     """
     if bbox is not None and window is not None:
         raise ConfigError("--bbox and --window: give one of them")
-    box = grid.box
+    box = asked_for = grid.box
     if window is not None:
         column, row, width, height = window
         if width < 1 or height < 1:
             raise ConfigError(f"--window: width {width} and height {height} must be at least 1")
-        box = Box(Span(row, row + height), Span(column, column + width)).within(box)
+        asked_for = Box(Span(row, row + height), Span(column, column + width))
+        box = asked_for.within(box)
     elif bbox is not None:
         west, south, east, north = bbox
         if west >= east or south >= north:
@@ -114,10 +120,17 @@ def region_of(grid: Grid, *, bbox: Sequence[float] | None = None, window: Sequen
         asked = from_bounds(west, south, east, north, grid.transform)
         top, left = round(asked.row_off, 6), round(asked.col_off, 6)
         rows = Span(math.floor(top), math.ceil(round(top + asked.height, 6)))
-        box = Box(rows, Span(math.floor(left), math.ceil(round(left + asked.width, 6)))).within(box)
+        asked_for = Box(rows, Span(math.floor(left), math.ceil(round(left + asked.width, 6))))
+        box = asked_for.within(box)
     if min(box.shape) < 1:
         bounds = " ".join(f"{side:.7g}" for side in grid.bounds)
-        raise ConfigError(f"the part asked for lies outside the image: {grid.width}×{grid.height} pixels, {bounds}")
+        where = grid.crs.to_string() if grid.crs else "no coordinate system"
+        raise ConfigError(
+            f"the part asked for lies outside the image: {grid.width}×{grid.height} pixels, {bounds} ({where})"
+        )
+    if box != asked_for:
+        (row, column), (height, width) = (span.start for span in box), box.shape
+        logger.info(f"the part asked for reaches beyond the image: cut to --window {column} {row} {width} {height}")
     return box
 
 
@@ -279,6 +292,7 @@ class Raster(NamedTuple):
     nodata: float
     descriptions: tuple[str, ...]
     tags: Mapping[str, str]
+    unit: float | None = None  # reflectance = value × unit
 
     def bytes(self) -> int:
         return self.grid.height * self.grid.width * len(self.descriptions) * np.dtype(self.dtype).itemsize
@@ -298,13 +312,16 @@ class CogWriter:
         self._writer: DatasetWriter | None = None
 
     def __enter__(self) -> "CogWriter":
-        grid, dtype, nodata, names, tags = self._raster
+        grid, dtype, nodata, names, tags, unit = self._raster
         self._writer = rasterio.open(
             self._aside, "w", driver="GTiff", width=grid.width, height=grid.height, count=len(names), dtype=dtype,
             crs=grid.crs, transform=grid.transform, nodata=nodata, interleave="pixel", bigtiff="if_safer",
             tiled=True, blockxsize=BLOCK, blockysize=BLOCK, compress="deflate", zlevel=1,
         )  # fmt: skip
+        self._writer.colorinterp = [COLOURS.get(name, ColorInterp.undefined) for name in names]
         self._writer.descriptions = names
+        if unit is not None:
+            self._writer.scales = (unit,) * len(names)
         self._writer.update_tags(**tags)
         return self
 
