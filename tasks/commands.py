@@ -189,6 +189,7 @@ def infer(options: argparse.Namespace, world: World) -> None:
             world=world,
             lpips=lpips.to(world.device) if lpips else None,
             limit=options.limit,
+            factors=saved.factors if saved else None,
         )
     if summary is not None:
         sys.stdout.write(metrics_text({"bicubic": summary["bicubic"], experiment.name: summary["metrics"]}))
@@ -207,7 +208,8 @@ def predict(options: argparse.Namespace, world: World) -> None:
     experiment = _open(options)
     task, saved = trained_task(experiment), experiment.saved
     maxima, bands = (saved.content.get(key) if saved else None for key in ("maxima", "bands"))
-    predictor = SuperResolver(task, experiment.settings, maxima=maxima, bands=bands, world=world)
+    factors = saved.factors if saved else None
+    predictor = SuperResolver(task, experiment.settings, maxima=maxima, bands=bands, world=world, calibration=factors)
     source = f"{saved.path.name} of {experiment.name}, step {saved.global_step}" if saved else experiment.name
     maps = predict_from_options(options, predictor, world, checkpoint=source, seed=experiment.settings.training.seed)
     if world.is_main:

@@ -39,6 +39,7 @@ def main(options: argparse.Namespace) -> None:
         "averaged": saved.averaged,
         "global_step": saved.global_step,
         "maxima": saved.content.get("maxima"),
+        "calibration": saved.content.get("calibration"),
         "version": VERSION,
         "provenance": {"checkpoint": str(saved.path), "code": code_version(), "packages": packages()},
     }

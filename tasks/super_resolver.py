@@ -103,4 +103,4 @@ def load_super_resolver(source: Path | str, *, world: World) -> SuperResolver:
     task = build_task(settings)
     logger.info(load_weights(task.model, saved.state, source=saved.path))
     maxima, bands = saved.content.get("maxima"), saved.content.get("bands")
-    return SuperResolver(task, settings, maxima=maxima, bands=bands, world=world)
+    return SuperResolver(task, settings, maxima=maxima, bands=bands, world=world, calibration=saved.factors)

@@ -50,6 +50,12 @@ class Saved:
     config: Flat | None  # the configuration beside or inside it, where there is one
     content: dict[str, Any]  # the whole checkpoint
 
+    @property
+    def factors(self) -> list[float] | None:
+        """Of a calibration, one a band."""
+        calibration = self.content.get("calibration")
+        return calibration["factors"] if calibration else None
+
 
 def file_name(step: int) -> str:
     return f"model_ckpt_steps_{step}.ckpt"
@@ -140,10 +146,17 @@ class _Strict(BaseModel):
     model_config = ConfigDict(strict=True, arbitrary_types_allowed=True)
 
 
+class _Calibration(_Strict):
+    """What tasks/calibrate.py found: factors on the standard deviations that the model states."""
+
+    factors: list[_Maximum] = Field(min_length=1)
+
+
 class _Content(_Strict):
     """What any saved model holds; more may stand beside it."""
 
     global_step: int = Field(ge=0, lt=2**31)
+    calibration: _Calibration | None = None
     maxima: list[_Maximum] | None = Field(None, min_length=3, max_length=3)
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +13,15 @@ from utils.files import atomic_write
 from utils.metrics.pixel import to_uint8
 
 Picture = NDArray[np.uint8]  # (H, W, 3)
+
+
+class Attention(NamedTuple):
+    """The dates that a patch was made from."""
+
+    inputs: list[Picture]  # in order of their dates
+    days: list[float]  # from the target date
+    shares: list[float]  # of the network's attention, mean over heads and pixels; their sum is 1
+
 
 # From black over violet and orange to light yellow: perceptually ordered, readable in grey and by the colour-blind.
 _HEAT = ((0, 0, 4), (59, 15, 112), (140, 41, 129), (222, 73, 104), (254, 159, 109), (252, 253, 191))

@@ -2,7 +2,7 @@
 
 import functools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,17 +17,19 @@ from tasks.evaluation.measure import (
     EvaluatedPatch,
     Spectra,
     batch_pictures,
+    images_by_method,
     mean,
     measure_batch,
     measure_spectra,
     super_resolve,
 )
 from tasks.evaluation.results import Evaluated, picture_sheet, write_evaluation
+from tasks.evaluation.trust import Trust, attention_of, detail_maps, measure_trust
 from utils.config.settings import Settings
 from utils.dataloader import Batch, BreizhSRDataset, collate, evaluation_loader
 from utils.distributed import World
 from utils.files import quoted
-from utils.images import Picture, picture, save_png
+from utils.images import Attention, Picture, picture, save_png
 from utils.metrics.lpips import LPIPS
 from utils.radiometry import normalise_hr
 
@@ -92,6 +94,7 @@ def evaluate(
     world: World,
     lpips: LPIPS | None,
     limit: int | None = None,
+    factors: Sequence[float] | None = None,
 ) -> dict[str, Any] | None:
     """Predict and measure a split, and write its results (tasks/evaluation/results.py).
 
@@ -103,6 +106,7 @@ def evaluate(
         world: the device, and the processes that share the split.
         lpips: on the same device; None leaves LPIPS out.
         limit: at most so many patches.
+        factors: of a calibration of the model's uncertainty, one a band.
 
     Returns:
         What summary.json holds; None on all but the main process.
@@ -114,7 +118,9 @@ def evaluate(
     patches: list[EvaluatedPatch] = []
     pictures: dict[int, dict[str, Picture]] = {}  # by position
     picture_bytes = 0
+    attention: dict[int, Attention | None] = {}
     spectra: list[Spectra] = []
+    trust: list[Trust] = []
     seconds = 0.0
     total = min(len(dataset), limit or len(dataset))
     loader = evaluation_loader(
@@ -139,16 +145,20 @@ def evaluate(
             sensor_truth = normalise_hr(raw["hr"].to(world.device))
             measured = measure_batch(result, batch, lpips=lpips, sensor_truth=sensor_truth)
             spectra.append(measure_spectra(result, batch))
+            columns, sums = measure_trust(result, images_by_method(result, batch), batch, factors=factors)
+            trust.append(sums)
             for i, figures in enumerate(measured):
                 position = int(batch.indices[i])
+                figures |= {name: values[i] for name, values in columns.items()}
                 patches.append(EvaluatedPatch(position, figures))
                 if world.is_main and picture_bytes < KEPT_BYTES:
-                    pictures[position] = batch_pictures(result, batch, i)
+                    pictures[position] = batch_pictures(result, batch, i) | detail_maps(result, batch, i)
+                    attention[position] = attention_of(result, batch, i)
                     picture_bytes += sum(image.nbytes for image in pictures[position].values())
             bar.update(len(batch.keys))
     seconds_per_image = seconds / max(1, len(patches))
     patches = sorted(world.gather(patches), key=lambda patch: patch.position)
-    spectra = world.gather(spectra)
+    spectra, trust = world.gather(spectra), world.gather(trust)
     if not world.is_main:
         return None
 
@@ -160,14 +170,16 @@ def evaluate(
         if patch.position not in pictures:  # predicted once more: every random number has its address
             batch = dataset.to_batch(collate([dataset.raw(patch.position)]), world.device)
             result = super_resolve(task, batch, settings=settings, world=world, samples=samples)
-            pictures[patch.position] = batch_pictures(result, batch, 0)
-        patch.pictures = pictures[patch.position]
+            pictures[patch.position] = batch_pictures(result, batch, 0) | detail_maps(result, batch, 0)
+            attention[patch.position] = attention_of(result, batch, 0)
+        patch.pictures, patch.attention = pictures[patch.position], attention[patch.position]
     return write_evaluation(
         evaluated,
         patches,
         shown=shown,
         examples=examples,
         spectra=functools.reduce(Spectra.plus, spectra) if spectra else None,
+        trust=functools.reduce(Trust.plus, trust) if trust else None,
         task=task,
         settings=settings,
         seconds_per_image=seconds_per_image,

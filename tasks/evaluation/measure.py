@@ -13,7 +13,7 @@ from tasks.base import Result, Task, sampling_noise, series_of
 from utils.config.settings import Settings
 from utils.dataloader import Batch
 from utils.distributed import World
-from utils.images import Picture, error_map, picture, spread_map
+from utils.images import Attention, Picture, error_map, picture, spread_map
 from utils.metrics.lpips import LPIPS
 from utils.metrics.pixel import extended, measure, radial_power, to_uint8
 from utils.metrics.registry import METHODS
@@ -29,6 +29,7 @@ class EvaluatedPatch:
     position: int  # in the split
     figures: Figures
     pictures: dict[str, Picture] = field(default_factory=dict)
+    attention: Attention | None = None
 
 
 class Spectra(NamedTuple):

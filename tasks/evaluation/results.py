@@ -20,6 +20,7 @@ from PIL import Image
 
 from tasks.base import Task
 from tasks.evaluation.measure import EvaluatedPatch, Figures, Spectra, mean
+from tasks.evaluation.trust import Trust
 from utils.cli import code_version
 from utils.config.parse import flatten
 from utils.config.settings import Settings
@@ -49,6 +50,7 @@ def write_evaluation(
     shown: list[EvaluatedPatch],
     examples: list[tuple[str, int]],
     spectra: Spectra | None,
+    trust: Trust | None,
     task: Task,
     settings: Settings,
     seconds_per_image: float,
@@ -61,6 +63,7 @@ def write_evaluation(
         shown: patches with pictures, for comparison.png and later comparisons.
         examples: patches of the page, as (best, median or worst, position in patches); they have pictures.
         spectra: of all patches; None where there is no patch.
+        trust: likewise.
         task: what predicted.
         settings: what it was configured with.
         seconds_per_image: of the prediction alone.
@@ -73,6 +76,8 @@ def write_evaluation(
 
     figures = [patch.figures for patch in patches]
     summary = summarise_split(figures, evaluated, task=task, seconds_per_image=seconds_per_image)
+    if trust is not None:
+        summary |= trust.summary(scale=settings.data.sr_scale)
     folder = evaluated.folder
     write_figures(folder / "test_results.csv", figures, columns=RESULT_COLUMNS)
     columns = tuple(dict.fromkeys(name for patch_figures in figures for name in patch_figures))
@@ -99,8 +104,16 @@ def write_evaluation(
         facts=facts,
         settings=flatten(settings),
         rows=figures,
-        examples=[Example(title, position, patches[position].pictures) for title, position in examples],
+        examples=[
+            Example(title, position, patches[position].pictures, patches[position].attention)
+            for title, position in examples
+        ],
         spectra=_mean_spectra(spectra) if spectra else {},
+        rings={
+            method: (sums.frequencies.numpy(), sums.correlation[0].numpy())
+            for method, sums in (trust.rings if trust else {}).items()
+        },
+        trust=summary,
         scale=settings.data.sr_scale,
     )
     return summary

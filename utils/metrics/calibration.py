@@ -6,11 +6,74 @@ After Gneiting and Raftery, *Strictly proper scoring rules, prediction, and esti
 
 import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-LEVELS_OF_COVERAGE = (0.5, 0.68, 0.9)
+COVERED = (0.5, 0.68, 0.9)  # the probabilities of the intervals that are reported
+_HALF_RANGE = 127.5  # digital numbers in 1 of [-1, 1]
+FITTED = 0.9  # the one whose coverage a factor makes right
+
+
+class CalibrationSums(NamedTuple):
+    """Sums over pixels; sums of several patches are those of all of them."""
+
+    pixels: Tensor  # () float64, like all here
+    covered: Tensor  # (levels,)
+    variance: Tensor  # (), digital numbers squared
+    squares: Tensor  # (), of the errors
+    crps: Tensor  # (), digital numbers
+    ranks: Tensor  # (k + 1,) shares times pixels; (0,) without samples
+
+    def plus(self, other: "CalibrationSums") -> "CalibrationSums":
+        return CalibrationSums(*(mine + theirs for mine, theirs in zip(self, other, strict=True)))
+
+    def figures(self) -> dict[str, float]:
+        """coverage_50, coverage_68, coverage_90 (shares), spread_to_error, crps and rmse (digital numbers)."""
+        shares = (self.covered / self.pixels).tolist()
+        return {
+            **{f"coverage_{level:.0%}".rstrip("%"): share for level, share in zip(COVERED, shares, strict=True)},
+            "spread_to_error": float((self.variance / self.squares).sqrt()),
+            "crps": float(self.crps / self.pixels),
+            "rmse": float((self.squares / self.pixels).sqrt()),
+        }
+
+
+def calibration_sums(
+    sr: Tensor, hr: Tensor, deviation: Tensor, *, samples: Tensor | None = None, factors: Tensor | None = None
+) -> CalibrationSums:
+    """How errors compare with the standard deviations that are stated for them.
+
+    Args:
+        sr: results, (B, C, H, W) in [-1, 1].
+        hr: truths, likewise.
+        deviation: of the samples, or stated by a Laplace head, likewise.
+        samples: (B, k, C, H, W), where there are any. Then the spread has the unbiased variance, with the share by
+            which a mean of k errs, and CRPS is that of the ensemble; else CRPS is that of Laplace distributions.
+        factors: (C,), of a calibration: the deviations times these, as normal distributions.
+    """
+    error, stated = (sr - hr) * _HALF_RANGE, deviation * _HALF_RANGE
+    ranks = error.new_zeros(0, dtype=torch.float64)
+    if samples is not None:
+        ensemble, truth = samples.transpose(0, 1) * _HALF_RANGE, hr * _HALF_RANGE  # (k, B, C, H, W)
+        ranks = rank_histogram(ensemble, truth) * truth.numel()
+    if factors is not None:
+        stated = stated * factors.to(stated).view(-1, 1, 1)
+        crps, variance = crps_of_normal(error, stated.clamp(min=1e-6)), stated.square()
+    elif samples is not None:
+        k = samples.shape[1]
+        crps, variance = crps_of_samples(ensemble, truth), stated.square() * ((k + 1) / (k - 1))
+    else:
+        crps, variance = crps_of_laplace(error, stated / math.sqrt(2)), stated.square()
+    return CalibrationSums(
+        pixels=torch.tensor(float(error.numel()), dtype=torch.float64),
+        covered=(coverage(error, stated) * error.numel()).cpu(),
+        variance=variance.sum(dtype=torch.float64).cpu(),
+        squares=error.square().sum(dtype=torch.float64).cpu(),
+        crps=crps.sum(dtype=torch.float64).cpu(),
+        ranks=ranks.cpu(),
+    )
 
 
 def rank_histogram(samples: Tensor, truth: Tensor) -> Tensor:
@@ -31,7 +94,7 @@ def rank_histogram(samples: Tensor, truth: Tensor) -> Tensor:
     return steps.cumsum(dim=0)[:-1] / max(1, truth.numel())
 
 
-def coverage(error: Tensor, deviation: Tensor, *, levels: Sequence[float] = LEVELS_OF_COVERAGE) -> Tensor:
+def coverage(error: Tensor, deviation: Tensor, *, levels: Sequence[float] = COVERED) -> Tensor:
     """The shares of errors that lie within the central intervals of normal distributions.
 
     Args:
@@ -43,7 +106,8 @@ def coverage(error: Tensor, deviation: Tensor, *, levels: Sequence[float] = LEVE
         (levels,) float64: the levels themselves where the deviations are right and the errors normal.
     """
     quantiles = [normal_quantile(level) for level in levels]
-    return torch.stack([(error.abs() <= quantile * deviation).double().mean() for quantile in quantiles])
+    distance = error.abs()
+    return torch.stack([(distance <= quantile * deviation).double().mean() for quantile in quantiles])
 
 
 def normal_quantile(level: float) -> float:
@@ -89,7 +153,7 @@ def crps_of_laplace(error: Tensor, scale: Tensor) -> Tensor:
     return scale * (z + torch.exp(-z) - 0.75)
 
 
-def fitted_factor(error: Tensor, deviation: Tensor, *, level: float = 0.9) -> float:
+def fitted_factor(error: Tensor, deviation: Tensor, *, level: float = FITTED) -> float:
     """The factor on the deviations with which a normal distribution's interval covers its share of the errors.
 
     Args:
@@ -97,6 +161,6 @@ def fitted_factor(error: Tensor, deviation: Tensor, *, level: float = 0.9) -> fl
         deviation: the standard deviations that are stated for them, (N,).
         level: the probability of the interval.
     """
-    ratio = (error.abs() / deviation).nan_to_num(nan=0.0).flatten()
+    ratio = (error.abs() / deviation.clamp(min=torch.finfo(deviation.dtype).eps)).flatten()
     rank = min(max(1, math.ceil(level * ratio.numel())), ratio.numel())
     return float(ratio.kthvalue(rank).values) / normal_quantile(level)

@@ -5,6 +5,7 @@ the definitions and the settings of their package opensr-test 1.3.3. As in `util
 here read as shares of 255, batched, one float64 number an image.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -47,14 +48,16 @@ def correctness(
         sr: results, (B, C, H, W), uint8 or float in [-1, 1].
         hr: truths with the input's colours, likewise.
         lr_nearest: the acquisitions nearest in time to the truths, (B, C, H / s, W / s), likewise.
-        lr: all acquisitions, (B, T, C, H / s, W / s), likewise. With them also omission and hallucination against,
-            at each pixel, the date that shows it best.
+        lr: all acquisitions, (B, T, C, H / s, W / s), likewise. With them also omission and hallucination where the
+            distance to the input is, at each pixel, that to the date most like the result: what another date shows
+            is not invented.
         mask: (B, T), which of them were acquired.
 
     Returns:
-        The figures reflectance (mean absolute difference to the input, 0..1), angle (degrees), shift (input pixels;
-        NaN where none is found), synthesis (mean absolute difference to the enlarged input, 0..1), improvement,
-        omission, hallucination (shares that add up to 1) and, for a series, series_omission and series_hallucination.
+        The figures reflectance_consistency (mean absolute difference to the input, 0..1), angle_consistency (degrees),
+        shift_consistency (input pixels; NaN where none is found), synthesis (mean absolute difference to the enlarged
+        input, 0..1), improvement, omission, hallucination (shares that add up to 1) and, for a series, series_omission
+        and series_hallucination.
 
     Raises:
         DataError: The sizes don't fit each other, or nothing is left within the crop.
@@ -64,7 +67,7 @@ def correctness(
         shapes = ", ".join(str(tuple(images.shape)) for images in (sr, hr, lr_nearest))
         raise DataError(f"correctness needs result and truth of one size, a multiple of the input's, not {shapes}")
     crop = CROP // scale  # pixels of the input
-    if min(lr_nearest.shape[-2:]) <= 2 * crop + 1:
+    if not is_large_enough(lr_nearest.shape[-2:], scale=scale):
         raise DataError(f"correctness crops {CROP} pixels on each side, so nothing is left of {tuple(sr.shape[-2:])}")
     sr, hr = (_cropped(to_uint8(images), crop * scale) for images in (sr, hr))
     lr_nearest = _cropped(to_uint8(lr_nearest), crop)
@@ -77,6 +80,11 @@ def correctness(
         shifts.append(shift)
     columns = {name: torch.stack([figures[name] for figures in rows]).double() for name in rows[0]}
     return Correctness(figures=columns, maps=torch.stack(maps), shift=torch.stack(shifts), crop=crop * scale)
+
+
+def is_large_enough(size: Sequence[int], *, scale: int) -> bool:
+    """Whether anything is left of an input's (h, w) within the crop."""
+    return min(size) > 2 * (CROP // scale) + 1
 
 
 def _judged(
@@ -94,24 +102,29 @@ def _judged(
     scale = truth.shape[-1] // low.shape[-1]
     enlarged = bilinear(low, scale=scale)
     figures = {
-        "reflectance": (low - averaged).abs_().mean(dtype=torch.float64),
-        "angle": _angle(low, averaged).nanmean(),
-        "shift": torch.where(low_shift > MAX_SHIFT, torch.nan, low_shift),
+        "reflectance_consistency": (low - averaged).abs_().mean(dtype=torch.float64),
+        "angle_consistency": _angle(low, averaged).nanmean(),
+        "shift_consistency": torch.where(low_shift > MAX_SHIFT, torch.nan, low_shift),
         "synthesis": (enlarged - harmonised).abs_().mean(dtype=torch.float64),
     }
 
     d_ref, d_om = _difference(enlarged, truth), _difference(enlarged, harmonised)  # (H, W)
     d_im = _difference(harmonised, truth)
-    maps = _shares(d_ref=d_ref, d_im=d_im, d_om=d_om)
-    figures |= dict(zip(CLASSES, maps.nanmean(dim=(1, 2)), strict=True))
+    threshold = d_ref.flatten().kthvalue(int(QUANTILE * d_ref.numel())).values
+    counted = (torch.maximum(torch.maximum(d_ref, d_im), d_om) > threshold).flatten().nonzero()[:, 0]  # (N,)
+    d_ref, d_om, d_im = (d.flatten()[counted] for d in (d_ref, d_om, d_im))
+    shares = _shares(d_ref=d_ref, d_im=d_im, d_om=d_om)  # (3, N)
+    maps = shares.new_full((len(CLASSES), truth[0].numel()), torch.nan)
+    maps[:, counted] = shares
+    figures |= dict(zip(CLASSES, shares.nanmean(dim=1), strict=True))
     if views is not None:
+        details = harmonised.flatten(1)[:, counted]
         for view in views.float().div_(DATA_RANGE):  # (C, h, w)
-            enlarged = bilinear(view, scale=scale)
-            torch.minimum(d_ref, _difference(enlarged, truth), out=d_ref)
-            torch.minimum(d_om, _difference(enlarged, harmonised), out=d_om)
-        shares = _shares(d_ref=d_ref, d_im=d_im, d_om=d_om)[1:].nanmean(dim=(1, 2))
-        figures |= {f"series_{name}": share for name, share in zip(CLASSES[1:], shares, strict=True)}
-    return figures, maps, shift
+            shown = bilinear(view, scale=scale).flatten(1)[:, counted]
+            d_om = torch.minimum(d_om, _difference(shown, details))
+        _, omission, hallucination = _shares(d_ref=d_ref, d_im=d_im, d_om=d_om).nanmean(dim=1)
+        figures |= {"series_omission": omission, "series_hallucination": hallucination}
+    return figures, maps.unflatten(1, truth.shape[1:]), shift
 
 
 def phase_shift(moving: Tensor, reference: Tensor, *, steps: int = SHIFT_STEPS) -> Tensor:
@@ -170,21 +183,19 @@ def _angle(x: Tensor, y: Tensor) -> Tensor:
 
 
 def _difference(x: Tensor, y: Tensor) -> Tensor:
-    """Normalised difference, mean over bands: (C, H, W) -> (H, W)."""
+    """Normalised difference, mean over bands: (C, ...) -> (...)."""
     return (x - y).abs_().div_((x + y).add_(1e-8)).mean(dim=0)
 
 
 def _shares(*, d_ref: Tensor, d_im: Tensor, d_om: Tensor) -> Tensor:
-    """How much of each pixel's detail is improvement, omission and hallucination, (H, W) each -> (3, H, W).
+    """How much of each pixel's detail is improvement, omission and hallucination, (N,) each -> (3, N).
 
     Args:
         d_ref: distance of input and truth, what there is to add.
         d_im: distance of result and truth.
         d_om: distance of result and input.
     """
-    threshold = d_ref.flatten().kthvalue(int(QUANTILE * d_ref.numel())).values
-    unjudged = torch.maximum(torch.maximum(d_ref, d_im), d_om) <= threshold
     im, om = d_im / d_ref, d_om / d_ref
     beyond = -torch.expm1(DISTANCE_WEIGHT * (1 - im - om))  # 1 - exp(-w (im + om - 1)), 0 on the line im + om = 1
     scores = torch.stack([im + om * beyond, om + im * beyond, torch.exp(-DISTANCE_WEIGHT * im * om)])
-    return scores.div_(-TEMPERATURE).softmax(dim=0).masked_fill_(unjudged, torch.nan)
+    return scores.div_(-TEMPERATURE).softmax(dim=0)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 THRESHOLDS = {"frc_resolution": 1 / 7, "frc_half": 0.5}  # correlation below which details count as wrong, by column
+INPUT_PIXEL = 10.0  # metres, of Sentinel-2's finest bands
 _SMOOTHED = 3  # rings whose mean is compared with a threshold: a narrow ring holds few frequencies
 
 

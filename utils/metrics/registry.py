@@ -84,6 +84,68 @@ METRICS = {
         "By how much the mean gradient is off the truth's, either way: blur has too little, noise too much, so a small "
         "value alone doesn't mean right details (this project's own measure).",
     ),
+    "improvement": Metric(
+        "improvement",
+        "",
+        True,
+        3,
+        "Share of the added detail that is the truth's; the three shares make 1 (Aybar et al. 2024).",
+    ),
+    "omission": Metric("omission", "", False, 3, "Share of the truth's detail that is missing (Aybar et al. 2024)."),
+    "hallucination": Metric(
+        "hallucination", "", False, 3, "Share of the added detail that is invented (Aybar et al. 2024)."
+    ),
+    "series_omission": Metric(
+        "omission (series)",
+        "",
+        False,
+        3,
+        "Omission where a result that looks like any of the dates, not only the nearest, counts as adding nothing.",
+    ),
+    "series_hallucination": Metric(
+        "hallucination (series)", "", False, 3, "Share of the added detail that neither the truth nor any date shows."
+    ),
+    "frc_resolution": Metric(
+        "right down to",
+        "m",
+        False,
+        1,
+        "Smallest detail that is still the truth's: Fourier ring correlation falls below 1/7 (Banterle et al. 2013).",
+    ),
+    "frc_half": Metric(
+        "half right down to",
+        "m",
+        False,
+        1,
+        "The same where Fourier ring correlation falls below 0.5.",
+    ),
+    "synthesis": Metric(
+        "synthesis",
+        "",
+        True,
+        4,
+        "Mean absolute difference to the enlarged input, of 1: how much detail is added (Aybar et al. 2024).",
+        judged=False,
+    ),
+    "reflectance_consistency": Metric(
+        "reflectance consistency",
+        "",
+        False,
+        4,
+        "Mean absolute difference to the input, of 1, when the result is reduced to its pixels (Aybar et al. 2024).",
+        judged=False,
+    ),
+    "angle_consistency": Metric(
+        "angle consistency", "°", False, 2, "Mean angle between the colours of both (Aybar et al. 2024).", judged=False
+    ),
+    "shift_consistency": Metric(
+        "shift consistency",
+        "px",
+        False,
+        2,
+        "How far apart they lie, pixels of the input (Aybar et al. 2024).",
+        judged=False,
+    ),
     "consistency": Metric(
         "consistency",
         "DN",

@@ -8,7 +8,7 @@ import base64
 import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -17,13 +17,15 @@ from numpy.typing import ArrayLike
 from PIL import Image
 
 from utils.files import write_text
-from utils.images import ERROR_MAXIMUM, SPREAD_MAXIMUM, Picture
+from utils.images import ERROR_MAXIMUM, SPREAD_MAXIMUM, Attention, Picture
+from utils.metrics.correctness import CLASSES
+from utils.metrics.frc import INPUT_PIXEL, THRESHOLDS
 from utils.metrics.registry import METRICS, Metric, known
 from utils.report import plots, statistics
 from utils.report.comparison import by_method, column, environment, measured, results_table
 from utils.report.statistics import Difference, Summary
 
-HEADLINES = ("psnr", "ssim", "lpips", "shift_mae")  # the cards on top
+HEADLINES = ("psnr", "ssim", "lpips", "shift_mae", "hallucination")  # the cards on top
 REFERENCES = {"bicubic": "bicubic", "backbone": "its backbone"}  # methods, and as part of a sentence
 FACTORS = {  # what a metric may depend on: the label of an axis, and as part of a sentence
     "days_to_nearest": (
@@ -36,6 +38,7 @@ GROUPS, FEWEST_IN_GROUP = 8, 5  # of patches, against a factor; the interval of 
 SHOWN_WORST = 10  # at most half of the patches
 IN_SUBTITLE = ("checkpoint", "step", "split", "sampler", "evaluated")  # of the facts
 LARGEST = 400  # pixels; of larger pictures the page shows the middle
+DETAILS = (1, 1.2, 1.6, 2, 4, 8)  # pixels: ticks of the ring correlation
 PERIODS = (256, 128, 64, 32, 16, 8, 4, 2)  # pixels: ticks of the spectrum
 
 
@@ -53,6 +56,7 @@ class Example(NamedTuple):
     title: str  # best, median, worst
     row: int  # its position in the rows
     pictures: Mapping[str, Picture]  # by name, in the order shown; the slider compares "result" and "truth"
+    attention: Attention | None = None  # the dates that it was made from
 
 
 def write_report(
@@ -64,6 +68,8 @@ def write_report(
     rows: Sequence[Mapping[str, object]],
     examples: Sequence[Example],
     spectra: Mapping[str, tuple[ArrayLike, ArrayLike]],
+    rings: Mapping[str, tuple[ArrayLike, ArrayLike]],
+    trust: Mapping[str, Any],
     scale: int,
 ) -> None:
     """Write the page.
@@ -78,6 +84,9 @@ def write_report(
         examples: patches to show.
         spectra: by method (result, bicubic, backbone, truth): frequencies (K,) in cycles a pixel, mean radial power
             (K,).
+        rings: by method: frequencies (K,) in cycles a pixel, Fourier ring correlation with the truth (K,).
+        trust: ``resolution`` (metres by method and column), ``uncertainty`` (figures before and after calibration, and
+            the ``rank_histogram``) and ``correctness_settings``, as far as there are any.
         scale: how much finer the result is than the input.
 
     Raises:
@@ -117,6 +126,8 @@ def write_report(
             pictured={picture for example in examples for picture in example.pictures},
             is_cut=any(max(pixels.shape) > LARGEST for example in examples for pixels in example.pictures.values()),
             spectrum=_spectrum_chart(spectra, scale=scale) if spectra else None,
+            ring_chart=_ring_chart(rings, scale=scale) if rings else None,
+            trust=trust,
             scale=scale,
             constants={
                 "largest": LARGEST,
@@ -224,6 +235,19 @@ def _groups(factor: np.ndarray) -> list[np.ndarray]:
     return [np.flatnonzero((number == i) & np.isfinite(factor)) for i in range(len(starts))]
 
 
+def _ring_chart(rings: Mapping[str, tuple[ArrayLike, ArrayLike]], *, scale: int) -> Markup:
+    """Correlation with the truth against the size of details, as half of their period in metres."""
+    pixel = INPUT_PIXEL / scale
+    figure = plots.lines(
+        [plots.Line(name, frequencies, correlation) for name, (frequencies, correlation) in rings.items()],
+        x="size of details (m)",
+        y="correlation with the truth",
+        texts={1 / (2 * pixels): f"{pixels * pixel:g}" for pixels in DETAILS},
+        levels=THRESHOLDS.values(),
+    )
+    return Markup(plots.inline(figure, label="Fourier ring correlation"))
+
+
 def _spectrum_chart(spectra: Mapping[str, tuple[ArrayLike, ArrayLike]], *, scale: int) -> Markup:
     """Power against the size of details; a dashed line at the finest ones that the input holds."""
     figure = plots.lines(
@@ -252,8 +276,15 @@ def _shown(table: pd.DataFrame, example: Example, *, metric: str) -> dict[str, o
     for name, values in (("error", column(table, "mae")), ("spread", _spread(table))):
         if np.isfinite(values[row]):
             numbers[name] = f"{METRICS['mae'].amount(values[row])} on average"
+    for name in CLASSES:
+        if np.isfinite(share := column(table, name)[row]):
+            numbers[name] = METRICS[name].amount(share)
     pictures = [(name, _data_url(pixels), numbers.get(name)) for name, pixels in _middle(example.pictures).items()]
-    return {"title": example.title, "row": row, "pictures": pictures}
+    bars = None
+    if example.attention is not None:
+        label = f"attention of patch {table['key'].iloc[row]} ({row})"
+        bars = Markup(plots.inline(plots.attention_bars(example.attention), label=label))
+    return {"title": example.title, "row": row, "pictures": pictures, "attention": bars}
 
 
 def _middle(pictures: Mapping[str, Picture]) -> dict[str, Picture]:

@@ -7,7 +7,7 @@ import html
 import io
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,6 +16,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import ArrayLike
+
+from utils.images import Attention
 
 # The colour-blind tell them apart. A page replaces each by the CSS variable of the first of its names.
 COLOURS = {
@@ -95,6 +97,7 @@ def lines(
     log: bool = False,
     texts: Mapping[float, str] | None = None,
     mark: float | None = None,
+    levels: Iterable[float] = (),
     whole: bool = False,
 ) -> Figure:
     """Values against x, with intervals as bars.
@@ -106,6 +109,7 @@ def lines(
         log: whether both axes are logarithmic.
         texts: labels at positions of x, in place of numbers.
         mark: a position of x with a dashed line.
+        levels: likewise of y.
         whole: whether positions of x are whole numbers.
     """
     figure, axes = _chart(x=x, y=y)
@@ -131,6 +135,8 @@ def lines(
         return _empty(figure, axes)
     if mark is not None:
         axes.axvline(mark, color=COLOURS["ink"], linestyle="--", linewidth=1)
+    for level in levels:
+        axes.axhline(level, color=COLOURS["ink"], linestyle="--", linewidth=1)
     if whole:
         axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
     if texts:
@@ -163,6 +169,25 @@ def differences(
         axes.set_ylim(len(names) - 0.5, -0.5)
         axes.set_yticks(range(len(names)), labels=names if axes.get_subplotspec().is_first_col() else [])
         axes.xaxis.set_major_locator(MaxNLocator(5))
+    return figure
+
+
+@rc_context(_STYLE)
+def attention_bars(attention: Attention) -> Figure:
+    """The inputs of a series in order of their dates, and below each its share of the attention."""
+    number = len(attention.inputs)
+    figure = Figure(figsize=(max(3.0, 0.75 * number), 1.9), layout="constrained")
+    grid = figure.add_gridspec(2, number, height_ratios=(1, 1))
+    for at, image in enumerate(attention.inputs):
+        axes = figure.add_subplot(grid[0, at])
+        axes.imshow(image, interpolation="nearest")
+        axes.set_axis_off()
+    axes = figure.add_subplot(grid[1, :])
+    axes.bar(range(number), [100 * share for share in attention.shares], color=COLOURS["result"])
+    axes.set_xlim(-0.5, number - 0.5)
+    axes.set_xticks(range(number), labels=[f"{day:+.0f}" for day in attention.days])
+    axes.set_ylabel("%")
+    axes.grid(visible=False, axis="x")
     return figure
 
 

@@ -72,7 +72,7 @@ def test_bicubic_omits(village: Place) -> None:
 def test_another_place_is_invented(village: Place) -> None:
     found = figures(place(2).hr, village)
     assert found["hallucination"] > 0.6
-    assert np.isnan(found["shift"])
+    assert np.isnan(found["shift_consistency"])
 
 
 def test_the_stronger_the_checkerboard_the_more_is_invented(village: Place) -> None:

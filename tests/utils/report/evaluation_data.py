@@ -58,6 +58,8 @@ def page(path: Path, **changes: Any) -> str:
         "rows": rows(),
         "examples": [Example("best", 3, pictures()), Example("worst", 8, pictures())],
         "spectra": {"result": ([0.1, 0.3, 0.5], [3, 2, 1.0]), "truth": ([0.1, 0.3, 0.5], [3, 2, 2.0])},
+        "rings": {},
+        "trust": {},
         "scale": 4,
     }
     write_report(path, **(content | changes))

@@ -12,6 +12,7 @@ from PIL import Image
 
 from tests.utils.report.evaluation_data import page, pictures, rows
 from utils.errors import DataError
+from utils.images import Attention
 from utils.report.page import Example, choose_examples
 
 VOID = {"meta", "link", "img", "input", "br"}
@@ -192,3 +193,33 @@ def test_examples_are_the_best_the_middle_and_the_worst() -> None:
     assert choose_examples([2.0, 3.0]) == [("best", 1), ("worst", 0)]
     assert choose_examples([2.0], number=2) == [("best", 0)]
     assert choose_examples([]) == []
+
+
+def test_what_can_be_trusted(tmp_path: Path) -> None:
+    stated = {"coverage_50": 0.3, "coverage_68": 0.45, "coverage_90": 0.7, "spread_to_error": 0.61, "crps": 3.25}
+    right = {"coverage_50": 0.51, "coverage_68": 0.69, "coverage_90": 0.901, "spread_to_error": 0.98, "crps": 3.0}
+    trust = {
+        "correctness_settings": "crop 16 px",
+        "resolution": {"result": {"frc_resolution": 4.12, "frc_half": 6.0}, "bicubic": {"frc_resolution": 8.0}},
+        "uncertainty": {"before": stated, "after": right, "rank_histogram": [0.5, 0.1, 0.4]},
+    }
+    inputs = [np.full((6, 6, 3), level, np.uint8) for level in (10, 200)]
+    maps = {**pictures(), "hallucination": pictures()["error"]}
+    html = page(
+        tmp_path / "report.html",
+        rows=[{**row, "hallucination": 0.125} for row in rows()],
+        examples=[Example("best", 3, maps, Attention(inputs, [-12.0, 3.0], [0.25, 0.75]))],
+        rings={"result": ([0.1, 0.3, 0.5], [1, 0.6, 0.1])},
+        trust=trust,
+    )
+    text = read(html)
+    assert "down to 4.1 m in the result, 8.0 m in the bicubic image." in text
+    assert "as the model states it 30.0% 45.0% 70.0% 0.61 3.25" in text
+    assert "calibrated 51.0% 69.0% 90.1% 0.98 3.00" in text
+    assert "among the 2 samples" in text and "50%, 10%, 40%." in text
+    assert "hallucination 0.125" in text and "crop 16 px" in text
+    bars = html.split('class="attention"')[1].split("</figure>")[0]
+    assert ">-12<" in bars.replace("\N{MINUS SIGN}", "-") and ">+3<" in bars
+    assert bars.count("<image") == 2
+    untold = read(page(tmp_path / "report.html"))
+    assert "The model states no uncertainty" in untold
