@@ -37,7 +37,7 @@ LAYERS = {
         experiment
         super_resolver
         commands
-        trainer dates export compare demo""",
+        trainer dates calibrate export compare demo""",
 }
 ONLY = {"utils.geo": {"utils.errors", "utils.files"}}  # what a room may import of the project, whatever stands above
 LEAVES = {"utils.geo.bands"}  # names alone, which every room may import
