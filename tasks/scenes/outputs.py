@@ -85,7 +85,8 @@ class DateSummary(NamedTuple):
             return
         others = self.share_beyond(self.nearest)
         logger.info(
-            f"{target or 'map'}: from {used} of {of} acquisitions; nearest {self.nearest} days away, "
+            f"{target or 'map'}: from {used} of {of} acquisitions; nearest {self.nearest} "
+            f"day{'s' * (self.nearest != 1)} away, "
             f"{others:.1%} of the map from others, up to {max(map(abs, self.days))} days away; "
             f"{1 - self.valid_share:.1%} without data; "
             + ("colours held to the nearest acquisitions" if match_lr else "colours not held to the acquisitions")

@@ -7,6 +7,7 @@ MISR_SOAK=1 tries 10,000 of each.
 import contextlib
 import copy
 import io
+import json
 import math
 import pickle
 import random
@@ -15,6 +16,7 @@ import struct
 import tarfile
 import zipfile
 from collections.abc import Callable, Iterator
+from datetime import date
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, get_args
@@ -36,6 +38,7 @@ from tasks.training.state import TrainState
 from tests.data import prepare_with, write_raster, write_raw
 from tests.golden import ROOT
 from tests.pickles import Call, Name, dumps
+from tests.scenes import ground, write_band_files, write_item, write_safe, zipped
 from tests.soak import examples
 from tests.trainings import run
 from utils.checkpoint import EXPORTED, file_name, load_weights, open_saved, read, read_training
@@ -46,8 +49,10 @@ from utils.dataloader import BreizhSRDataset, training_loader
 from utils.distributed import world
 from utils.errors import CheckpointError, ConfigError, DataError, TrainingError, UserError
 from utils.geo.acquisitions import find_acquisitions
-from utils.geo.raster import AlignedReader, grid_of
+from utils.geo.bands import RGB
+from utils.geo.raster import AlignedReader, grid_of, grid_of_acquisition
 from utils.geo.sources import open_raster
+from utils.geo.windows import Box, Span
 from utils.metrics.lpips import load_lpips
 from utils.report.comparison import save_pictures
 from utils.store import MANIFEST, checksum, read_manifest
@@ -607,6 +612,30 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="module")
+def zip_of_a_product(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("zip")
+    product = write_safe(folder, ground(64, 64), day=date(2023, 8, 7), classes=np.full((32, 32), 4, np.uint8))
+    return zipped(product, folder / "product.zip")
+
+
+@pytest.fixture(scope="module")
+def item_of_a_place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("item")
+    write_band_files(folder, (ground(16, 16) * 10000).astype(np.uint16))
+    stated: dict[str, Any] = {"raster:bands": [{"scale": 0.0001, "offset": 0}]}
+    hrefs = {band: f"{band}.tif" for band in RGB}
+    return write_item(folder / "item.json", day=date(2023, 8, 7), hrefs=hrefs, **stated)
+
+
+ODD = st.one_of(
+    st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=8), st.just([]), st.just({}),
+    st.sampled_from(["/etc/passwd", "../x.tif", "https://127.0.0.1:9/a.tif", "file:///etc/passwd", "B04", "\u0000",
+                     "http://[", "//127.0.0.1/a", "1e999"]),
+    st.lists(st.one_of(st.integers(), st.dictionaries(st.sampled_from(["name", "scale"]), st.integers())), max_size=3),
+)  # fmt: skip
+
+
 @FUZZ
 @given(seed=st.integers(0, 2**32))
 def test_any_damage_to_a_geotiff(images: Path, seed: int) -> None:
@@ -620,6 +649,44 @@ def test_any_damage_to_a_geotiff(images: Path, seed: int) -> None:
             assert reader.read(grid.box).reflectance.shape == (3, 32, 32)
         finally:
             reader.close()
+
+
+@FUZZ
+@given(seed=st.integers(0, 2**32))
+def test_any_damage_to_a_zipped_product(zip_of_a_product: Path, seed: int) -> None:
+    """Its pixels, or a DataError of one line."""
+    with one_damaged([zip_of_a_product], seed) as path, contextlib.suppress(DataError, ConfigError):
+        (found,) = find_acquisitions([path])
+        grid = grid_of_acquisition(found)
+        reader = AlignedReader(found, grid)
+        try:
+            reader.read(grid.box.within(Box(Span(0, 64), Span(0, 64))))
+        finally:
+            reader.close()
+
+
+@FUZZ
+@given(changes=st.lists(st.tuples(st.integers(0, 2**32), ODD), min_size=1, max_size=3))
+def test_any_content_of_an_item(item_of_a_place: Path, changes: list[tuple[int, Any]]) -> None:
+    """Any of an item's values is another: an acquisition in its folder, or a DataError of one line."""
+    item = json.loads(item_of_a_place.read_text())
+    for place, value in changes:
+        where: Any = item
+        while True:
+            keys = list(where) if isinstance(where, dict) else list(range(len(where)))
+            key = keys[place % len(keys)]
+            if not isinstance(where[key], dict | list) or not where[key] or place % 5 == 0:
+                where[key] = value
+                break
+            where, place = where[key], place // len(keys)
+    path = item_of_a_place.with_name("changed.json")
+    path.write_text(json.dumps(item))
+    try:
+        found = find_acquisitions([path], remote=True)
+    except DataError as error:
+        assert "\n" not in str(error)
+        return
+    assert all(file.is_relative_to(path.parent) for file in found[0].files)
 
 
 @FUZZ

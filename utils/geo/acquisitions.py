@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from rasterio.enums import ColorInterp
 from rasterio.io import DatasetReader
+from rasterio.windows import Window
 
 from utils.errors import ConfigError, DataError
 from utils.geo.bands import RGB, band_name, common_name
@@ -26,7 +27,8 @@ ITEMS = (".json", ".geojson")
 DATE_TAGS = ("ACQUISITION_DATE", "SENSING_DATE", "SENSING_TIME", "PRODUCT_START_TIME", "DATETIME", "DATE", "TIMESTAMP")
 COLOURS = {"B04": ColorInterp.red, "B03": ColorInterp.green, "B02": ColorInterp.blue}
 QUANTIFICATION = 10000.0  # Sentinel-2's number for reflectance 1
-BASELINE_OFFSET = 1000  # what products since processing baseline 04.00 add to their numbers
+SHIFT, SHIFTED_SINCE = 1000, date(2022, 1, 25)  # processing baseline 04.00: products add 1000 to their numbers
+PEEK = 512  # pixels on a side that are looked at
 
 _PRODUCT = re.compile(r"S2[A-Z]_MSIL\d[A-Z]_(\d{4})(\d{2})(\d{2})T")
 _DAY = re.compile(r"(?<!\d)(\d{4})([-_]?)(\d{2})\2(\d{2})(?!\d)")
@@ -100,6 +102,7 @@ def find_acquisitions(
         result.append(replace(dated, classes=classes or dated.classes))
     if masks is not None and not any(acquisition.classes for acquisition in result):
         raise DataError(f"--mask {masks}: no raster there is of the date of an image")
+    _look_for_offset(result)
     return sorted(result, key=lambda acquisition: (acquisition.day or date.min, acquisition.name))
 
 
@@ -306,6 +309,31 @@ def _meaning(
             scale = QUANTIFICATION if np.nanpercentile(np.nan_to_num(peek), 90) > 2 else 1.0
             logger.info(f"{path.name}: floating point numbers, taken as reflectance × {scale:g}")
     return (1 / scale,) * len(indexes), (0.0,) * len(indexes)
+
+
+def _look_for_offset(acquisitions: Sequence[Acquisition]) -> None:
+    """Say where the darkest numbers look like those of products since processing baseline 04.00."""
+    shifted = [acquisition.name for acquisition in acquisitions if _looks_shifted(acquisition)]
+    if shifted:
+        logger.warning(
+            f"{len(shifted)} of {len(acquisitions)} images ({shifted[0]}, ...) have no number below {SHIFT}: made "
+            "from products since 2022? Then say so: gdal_edit.py -scale 0.0001 -offset -0.1 FILE"
+        )
+
+
+def _looks_shifted(acquisition: Acquisition) -> bool:
+    path, index = acquisition.bands[0]
+    stated = set(acquisition.gains) != {1 / QUANTIFICATION} or set(acquisition.offsets) != {0.0}
+    if stated or is_remote(path) or (acquisition.day or SHIFTED_SINCE) < SHIFTED_SINCE:
+        return False
+    try:
+        with open_raster(path) as source:
+            height, width = (min(size, PEEK) for size in source.shape)
+            middle = Window((source.width - width) // 2, (source.height - height) // 2, width, height)
+            values = source.read(index, window=middle)
+    except DataError:
+        return False  # said where it is read
+    return values.dtype.kind in "iu" and bool(values.any()) and int(values[values > 0].min(initial=SHIFT)) >= SHIFT
 
 
 def _classes_beside(image: Path, day: date | None, beside: Sequence[Path]) -> Band | None:

@@ -186,6 +186,16 @@ def test_lists_of_bands() -> None:
             band_names(wrong)
 
 
+def test_numbers_that_hold_the_offset_of_newer_products(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    write_tif(tmp_path / "a" / "2023-08-07.tif", NUMBERS + 1000)
+    write_tif(tmp_path / "b" / "2023-08-07.tif", NUMBERS)
+    write_tif(tmp_path / "c" / "2019-08-07.tif", NUMBERS + 1000)
+    find_acquisitions([tmp_path / "b", tmp_path / "c"])
+    assert caplog.text == ""
+    find_acquisitions([tmp_path / "a", tmp_path / "b"])
+    assert "1 of 2 images (2023-08-07.tif, ...) have no number below 1000" in caplog.text
+
+
 def test_band_files_that_lack_one(tmp_path: Path) -> None:
     write_band_files(tmp_path / "2023-08-07", NUMBERS[:2], names=("B04", "B03"))
     with pytest.raises(DataError, match="2023-08-07: files of B03, B04, none of B02"):
