@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from scipy import integrate, stats
 
 from utils.metrics.calibration import (
+    calibration_sums,
     coverage,
     crps_of_laplace,
     crps_of_normal,
@@ -96,3 +97,33 @@ def test_the_fitted_factor_covers_what_it_should() -> None:
     factor = fitted_factor(error[:25_000], deviation[:25_000], level=0.9)
     assert float(coverage(error[25_000:], factor * deviation[25_000:], levels=(0.9,))) == pytest.approx(0.9, abs=0.01)
     assert fitted_factor(drawn(100_000), torch.ones(100_000), level=0.9) == pytest.approx(1, abs=0.01)
+
+
+def stated(*, times: float, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Results, truths and ``times`` the standard deviations of their normal errors, (2, 3, 200, 200)."""
+    deviation = 0.01 + 0.05 * torch.from_numpy(np.random.RandomState(seed).rand(2, 3, 200, 200))
+    return torch.zeros_like(deviation), deviation * drawn(2, 3, 200, 200, seed=seed + 1), times * deviation
+
+
+def test_sums_of_right_deviations() -> None:
+    sr, hr, deviation = stated(times=0.5)
+    figures = calibration_sums(sr, hr, deviation, factors=torch.tensor([2.0, 2.0, 2.0])).figures()
+    assert [figures[name] for name in ("coverage_50", "coverage_68", "coverage_90")] == pytest.approx(LEVELS, abs=0.005)
+    assert figures["spread_to_error"] == pytest.approx(1, abs=0.01)
+    assert figures["crps"] == pytest.approx(127.5 * 2 * float(deviation.mean()) / math.sqrt(math.pi), rel=0.01)
+    assert figures["rmse"] == pytest.approx(127.5 * float(hr.square().mean().sqrt()))
+    assert calibration_sums(sr, hr, deviation).figures()["spread_to_error"] == pytest.approx(0.5, abs=0.005)
+
+
+def test_sums_of_an_ensemble_of_the_truth_s_own_distribution() -> None:
+    _, hr, deviation = stated(times=1)
+    ensemble = deviation[:, None] * drawn(2, 6, 3, 200, 200, seed=9)  # (B, k, C, H, W)
+    sums = calibration_sums(ensemble.mean(dim=1), hr, ensemble.std(dim=1, correction=0), samples=ensemble)
+    assert (sums.ranks / sums.pixels).tolist() == pytest.approx([1 / 7] * 7, abs=0.003)
+    assert sums.figures()["spread_to_error"] == pytest.approx(1, abs=0.01)
+
+
+def test_sums_add_up() -> None:
+    parts = [calibration_sums(*stated(times=1, seed=seed)) for seed in (0, 5)]
+    both = calibration_sums(*(torch.cat(pair) for pair in zip(stated(times=1), stated(times=1, seed=5), strict=True)))
+    assert parts[0].plus(parts[1]).figures() == pytest.approx(both.figures())
