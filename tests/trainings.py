@@ -12,6 +12,7 @@ import runpy
 import signal
 import socket
 import sys
+import tempfile
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -25,13 +26,17 @@ from utils.checkpoint import file_name
 
 _CONTEXT = multiprocessing.get_context("forkserver")
 _PRELOADED = [
-    "pytest",
-    "tests.trainings",
-    "tasks.trainer",
-    "tasks.commands",
-    "torch._dynamo",
-    "PIL.ImageDraw",
-    "PIL.PngImagePlugin",
+    *(
+        "pytest",
+        "tests.trainings",
+        "tasks.commands",
+        "tasks.compare",
+        "tasks.export",
+        "torch._dynamo",
+        "skimage.metrics",
+    ),
+    *("data_gen.prepare", "data_gen.checks.run", "data_gen.custom.build", "data_gen.synthetic.dataset"),
+    *("PIL.ImageDraw", "PIL.PngImagePlugin"),
 ]
 
 
@@ -62,11 +67,11 @@ class Process:
         more_memory: int | None = None,
     ) -> None:
         cwd.mkdir(parents=True, exist_ok=True)
-        number = len(list(cwd.glob("*.stdout")))
-        self._out, self._err = cwd / f"{number}.stdout", cwd / f"{number}.stderr"
+        self._folder = tempfile.TemporaryDirectory(prefix="misr_")
+        self._out, self._err = (Path(self._folder.name) / name for name in ("stdout", "stderr"))
         self._out.touch()
         arguments_as_text = [script, *map(str, arguments)]
-        variables = {"OMP_NUM_THREADS": "1", **(environment or {})}
+        variables = {**(environment or {}), "OMP_NUM_THREADS": "1"}
         self._process = _CONTEXT.Process(
             target=_run, args=(arguments_as_text, cwd, variables, largest_file, more_memory, self._out, self._err)
         )

@@ -188,7 +188,7 @@ def test_the_same_command_as_a_process_of_its_own(experiments: Experiments, unst
     run.send(signal.SIGINT)
     run.wait()
     arguments = ("--config", "checkpoints/same/config.yaml", "--exp_name", "same")
-    done = command.succeed("tasks/trainer.py", *arguments, cwd=experiments.root, CUDA_VISIBLE_DEVICES="")
+    done = command.succeed_from_cold("tasks/trainer.py", *arguments, cwd=experiments.root, CUDA_VISIBLE_DEVICES="")
     assert "resuming after step" in done.stderr
     check_outcome(experiments.folder("same"), expected)
     done = experiments.train("same", **LONG).succeeded()
