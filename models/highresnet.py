@@ -69,14 +69,15 @@ class Decoder(nn.Module):
     """To high resolution by doublings: (B, width, h, w) -> (B, channels, s*h, s*w).
 
     published: transposed convolutions of kernel 2 and a 1 x 1, in which two input pixels never meet, so each becomes a
-    pattern of its own. smooth: nearest neighbours and 3 x 3 convolutions, as in the head of RRDB.
+    pattern of its own. smooth: bilinear interpolation and 3 x 3 convolutions; with nearest neighbours as in the head of
+    RRDB the pattern was weaker, but still there after the same training.
     """
 
     def __init__(self, *, channels: int, width: int, scale: int, kind: DecoderKind = "published") -> None:
         super().__init__()
         for i in range(1, doublings(scale) + 1):
             if kind == "smooth":
-                up: nn.Module = nn.Sequential(nn.Upsample(scale_factor=2), conv3x3(width, width))
+                up: nn.Module = nn.Sequential(nn.Upsample(scale_factor=2, mode="bilinear"), conv3x3(width, width))
             else:
                 up = nn.ConvTranspose2d(width, width, kernel_size=2, stride=2)
             self.add_module("deconv" if i == 1 else f"deconv{i}", nn.Sequential(up, PReLU()))

@@ -43,19 +43,21 @@ def _open(options: argparse.Namespace) -> Experiment:
 def dataset(settings: Settings, split: str) -> BreizhSRDataset:
     """A split of the configured data set. Raises ConfigError where it is not named or has another scale."""
     data = settings.data
-    root = data.data_root or os.environ.get("BREIZHSR_ROOT", "")
-    if not root:
+    given = os.environ.get("BREIZHSR_ROOT", "")
+    roots = data.data_root or ((given,) if given else ())
+    if not roots:
         raise ConfigError("no data: set the hparam data_root or the environment variable BREIZHSR_ROOT")
     opened = BreizhSRDataset(
-        root,
+        roots,
         split,
+        weights=data.data_weights,
         sen2_amount=data.sen2_amount,
         spectral_matching=data.spectral_matching,
         target_offset_days=data.target_offset_days,
     )
     if opened.scale != data.sr_scale:
         raise ConfigError(
-            f"sr_scale is {data.sr_scale}, but {root} holds truths {opened.scale} times as fine as the input"
+            f"sr_scale is {data.sr_scale}, but {roots[0]} holds truths {opened.scale} times as fine as the input"
         )
     return opened
 

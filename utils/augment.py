@@ -9,6 +9,7 @@ from utils.dataloader import Batch
 from utils.randomness import Stream, bits, integers
 
 _DROP_ONE_IN = 4  # acquisitions, on average, the nearest one apart
+_FIRST, _LAST = torch.iinfo(torch.int64).min, torch.iinfo(torch.int64).max
 
 
 def augment(batch: Batch, names: Collection[str], *, seed: int, step: int, positions: Tensor) -> Batch:
@@ -18,7 +19,8 @@ def augment(batch: Batch, names: Collection[str], *, seed: int, step: int, posit
         batch: as it comes from the data set.
         names: of the changes. flips: each direction with probability 1/2. turns: by 0 to 3 quarters. drop_dates:
             acquisitions become padding, never the one nearest to the target date. shuffle_dates: acquisitions change
-            their order, padding stays last.
+            their order, padding stays last. vary_dates: a batch keeps 1 to T acquisitions, the nearest and others by
+            chance; few more often than many.
         seed: of the experiment.
         step: of the training.
         positions: (B,) of the samples in the batch of all processes.
@@ -41,9 +43,15 @@ def augment(batch: Batch, names: Collection[str], *, seed: int, step: int, posit
         dropped = integers(Stream.DROP_DATES, seed, step, positions[:, None], dates, high=_DROP_ONE_IN) == 0  # (B, T)
         dropped &= dates != batch.near[:, None]
         batch = _pad(batch, batch.mask & ~dropped)
+    if "vary_dates" in names and num_dates > 1:
+        kept = 1 + int(integers(Stream.VARY_DATES, seed, step, torch.arange(2), high=num_dates).min())
+        ranks = bits(Stream.VARY_DATES, seed, step, positions[:, None], dates).masked_fill(~batch.mask, _LAST)
+        order = ranks.masked_fill(dates == batch.near[:, None], _FIRST).argsort(dim=1)[:, :kept]
+        batch = _reorder(batch, order)
+        num_dates, dates = kept, dates[:kept]
     if "shuffle_dates" in names and num_dates > 1:
         ranks = bits(Stream.SHUFFLE_DATES, seed, step, positions[:, None], dates)  # (B, T)
-        order = ranks.masked_fill(~batch.mask, torch.iinfo(torch.int64).max).argsort(dim=1, stable=True)
+        order = ranks.masked_fill(~batch.mask, _LAST).argsort(dim=1, stable=True)
         batch = _reorder(batch, order)
     return batch
 

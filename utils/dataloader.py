@@ -5,8 +5,9 @@ normalisation, the bicubic base, spectral matching. Which samples and crops a tr
 (seed, step) alone, so neither the number of workers or processes nor a resumed run changes it.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,9 +17,10 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from utils.errors import ConfigError, TrainingError, UserError
 from utils.radiometry import MATCHINGS, apply_table, bicubic, identity_table, normalise_lr, reflectance
-from utils.randomness import Stream, bits, integers
+from utils.randomness import Stream, integers
 from utils.signals import worker_init
-from utils.store import Key, Store, prepared_folder
+from utils.store import Key
+from utils.stores import Stores
 
 Raw = dict[str, Any]
 Crop = tuple[int, int, int]  # row, column, size, in low-resolution pixels
@@ -45,13 +47,14 @@ class BreizhSRDataset(Dataset[dict[str, Any]]):
     """One split of a prepared data set.
 
     Args:
-        root: a prepared folder, or a raw one with `preprocessed/` in it.
+        root: a prepared folder, or a raw one with `preprocessed/` in it; or several, with the same maxima.
         split: train, val, test or another that the data set has.
         sen2_amount: T, the acquisitions of a sample. 1 is the single-image input; otherwise these are the T nearest
             to the target date, acquired ones before padded copies.
         spectral_matching: histogram, moment or none.
         target_offset_days: the target date moves by so many days. All offsets are counted from there, and the base
             follows; the truth stays as it is.
+        weights: of several data sets, the share of each in a training batch; none: equal ones.
 
     Raises:
         ConfigError: an argument doesn't fit the data set.
@@ -60,30 +63,31 @@ class BreizhSRDataset(Dataset[dict[str, Any]]):
 
     def __init__(
         self,
-        root: Path | str,
+        root: Path | str | Sequence[Path | str],
         split: str,
         *,
         sen2_amount: int = 1,
         spectral_matching: str = "histogram",
         target_offset_days: int = 0,
+        weights: Sequence[float] = (),
     ) -> None:
         if spectral_matching not in (*MATCHINGS, "none"):
             raise ConfigError(f"spectral_matching is {spectral_matching!r}; known: {', '.join(MATCHINGS)}, none")
-        self.store = Store(prepared_folder(Path(root)), split)
+        self.store = Stores([root] if isinstance(root, str | Path) else root, split, weights=weights)
         self.split = split
-        geometry = self.store.manifest.geometry
-        if not 1 <= sen2_amount <= geometry.length:
+        length = min(geometry.length for geometry in self.store.geometries)
+        if not 1 <= sen2_amount <= length:
             raise ConfigError(
-                f"sen2_amount is {sen2_amount}, {self.store.folder} holds {geometry.length} acquisitions a patch; "
+                f"sen2_amount is {sen2_amount}, {self.store.folder} holds {length} acquisitions a patch; "
                 "for more prepare the data with a larger --max_s2_images"
             )
         self.sen2_amount = sen2_amount
         self.spectral_matching = spectral_matching
         self.target_offset_days = target_offset_days
         self.maxima = self.store.manifest.maxima
-        self.bands = geometry.bands
-        self.scale = geometry.scale
-        self.lr_size = geometry.lr_size
+        self.bands = self.store.geometries[0].bands
+        self.scale = self.store.scale
+        self.lr_size = min(geometry.lr_size for geometry in self.store.geometries)
 
     def __len__(self) -> int:
         return len(self.store)
@@ -108,7 +112,7 @@ class BreizhSRDataset(Dataset[dict[str, Any]]):
         shard, row = self.store.locate(position)
         views, chosen, dates, mask, table = self._series(shard, row)
         near = int(dates.abs().masked_fill(~mask, torch.iinfo(dates.dtype).max).argmin())
-        top, left, size = crop or (0, 0, self.lr_size)
+        top, left, size = crop or (0, 0, shard["lr"].shape[-1])
         s = self.scale
         return {
             "hr": shard["hr"][row][:, top * s : (top + size) * s, left * s : (left + size) * s].clone(),
@@ -247,7 +251,7 @@ class _RawSamples(Dataset[Raw]):
 class _TrainingBatches(Sampler[list[Sample]]):
     """The samples of this process's part of each step's batch."""
 
-    size: int  # of the split
+    dataset: BreizhSRDataset
     places: int  # where a crop can begin, in each direction
     crop: int  # its side; 0: none
     seed: int
@@ -260,7 +264,7 @@ class _TrainingBatches(Sampler[list[Sample]]):
 
     def __iter__(self) -> Iterator[list[Sample]]:
         samples = (step * self.batch_size + index for step in self.steps for index in self.part)
-        positions = training_positions(self.size, samples, seed=self.seed)
+        positions = self.dataset.store.training_positions(samples, batch_size=self.batch_size, seed=self.seed)
         for step in self.steps:
             yield [(next(positions), self._crop(step, index)) for index in self.part]
 
@@ -269,21 +273,6 @@ class _TrainingBatches(Sampler[list[Sample]]):
             return None
         top, left = integers(Stream.CROP, self.seed, step, index, torch.arange(2), high=self.places).tolist()
         return top, left, self.crop
-
-
-def permutation(size: int, *, seed: int, epoch: int) -> Tensor:
-    """The order of the samples in one epoch, (size,)."""
-    return bits(Stream.ORDER, seed, epoch, torch.arange(size)).argsort(stable=True)
-
-
-def training_positions(size: int, samples: Iterable[int], *, seed: int) -> Iterator[int]:
-    """The positions in a split of ``size`` of these samples of training, which sees one permutation after another."""
-    epoch, order = -1, torch.empty(0)
-    for sample in samples:
-        if sample // size != epoch:
-            epoch = sample // size
-            order = permutation(size, seed=seed, epoch=epoch)
-        yield int(order[sample % size])
 
 
 def training_loader(
@@ -316,14 +305,17 @@ def training_loader(
     Raises:
         ConfigError: the split is empty, or a size doesn't fit.
     """
-    if len(dataset) == 0:
-        raise ConfigError(f"split {dataset.split!r} of {dataset.store.folder} is empty: nothing to train on")
+    for store in dataset.store.parts:
+        if len(store) == 0:
+            raise ConfigError(f"split {dataset.split!r} of {store.folder} is empty: nothing to train on")
+    if not train_crop and len({geometry.lr_size for geometry in dataset.store.geometries}) > 1:
+        raise ConfigError(f"the data sets have patches of several sizes: set train_crop, to {dataset.lr_size} at most")
     if not 0 <= train_crop <= dataset.lr_size:
         raise ConfigError(f"train_crop is {train_crop}, the patches have {dataset.lr_size} low-resolution pixels")
     if batch_size < world_size:
         raise ConfigError(f"batch_size is {batch_size}, less than the {world_size} processes")
     batches = _TrainingBatches(
-        size=len(dataset),
+        dataset=dataset,
         places=dataset.lr_size - train_crop + 1,
         crop=train_crop,
         seed=seed,
@@ -346,11 +338,13 @@ def evaluation_loader(
 ) -> Iterable[Raw]:
     """Raw batches of this process's share of a split: every ``world_size``-th of the first ``limit`` samples, once."""
     stop = len(dataset) if limit is None else min(limit, len(dataset))
-    positions = range(rank, stop, world_size)
-    batches: list[list[Sample]] = [
-        [(position, None) for position in positions[start : start + batch_size]]
-        for start in range(0, len(positions), batch_size)
-    ]
+    batches: list[list[Sample]] = []
+    for first, end in pairwise(dataset.store.starts):  # a batch never mixes data sets, whose patches may differ in size
+        positions = range(first + (rank - first) % world_size, min(end, stop), world_size)
+        batches += [
+            [(position, None) for position in positions[start : start + batch_size]]
+            for start in range(0, len(positions), batch_size)
+        ]
     return _Loader(dataset, batches, workers=workers, pin_memory=pin_memory)
 
 

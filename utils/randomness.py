@@ -38,6 +38,8 @@ class Stream(enum.IntEnum):
     TURN = 11
     DROP_DATES = 12
     SHUFFLE_DATES = 13
+    VARY_DATES = 15
+    MIX = 16  # of several data sets in a batch
     TRIAL = 14  # what a network is measured with
 
 

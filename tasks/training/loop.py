@@ -9,7 +9,7 @@ from typing import Any, Protocol
 from tasks.base import Task
 from tasks.training.checkpoints import CheckpointManager
 from tasks.training.logger import TrainingLogger
-from tasks.training.state import TrainState
+from tasks.training.state import TrainState, set_training
 from utils.dataloader import training_loader
 from utils.distributed import explain_out_of_memory
 from utils.errors import ConfigError, Stopped, TrainingError
@@ -151,7 +151,7 @@ def _run_validation(
         explain_out_of_memory("eval_batch_size", evaluation.eval_batch_size, device=state.world.device),
     ):
         outcome = validate(task, asked_to_stop=asked_to_stop)
-    state.task.train()
+    set_training(state.task, state.settings)
     if outcome is None:
         return False
     figures, picture = outcome

@@ -15,7 +15,7 @@ from utils import checkpoint
 from utils.augment import augment
 from utils.cli import VERSION
 from utils.config.settings import Settings
-from utils.dataloader import Batch, BreizhSRDataset, training_positions
+from utils.dataloader import Batch, BreizhSRDataset
 from utils.distributed import World
 from utils.errors import CheckpointError, TrainingError
 from utils.randomness import Stream, seed_of
@@ -135,7 +135,8 @@ class TrainState:
         said = ", ".join(f"{name} {x:.4g}" for name, x in zip([*self.term_names, "gradient norm"], values, strict=True))
         training = self.settings.training
         size = training.batch_size * training.accumulate_grad_batches
-        positions = training_positions(len(self.data), range(step * size, (step + 1) * size), seed=training.seed)
+        samples = range(step * size, (step + 1) * size)
+        positions = self.data.store.training_positions(samples, batch_size=training.batch_size, seed=training.seed)
         raise TrainingError(
             f"loss or gradient is not finite in step {step + 1} ({said}), "
             f"samples {', '.join(str(self.data.key(position)) for position in positions)}; no weight was changed by it"
@@ -211,7 +212,7 @@ def prepare_for_ddp(task: Task, settings: Settings, *, world: World) -> nn.Modul
 
     The weights stay those of the task, with the same names.
     """
-    task.train()
+    set_training(task, settings)
     if settings.training.channels_last:
         task.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     if settings.training.compile:
@@ -231,6 +232,15 @@ def prepare_for_ddp(task: Task, settings: Settings, *, world: World) -> nn.Modul
         gradient_as_bucket_view=True,
         forward_sync_buffers=False,  # they are the same everywhere: synchronised, averaged, or constant
     )
+
+
+def set_training(task: Task, settings: Settings) -> None:
+    """Training mode; with ``freeze_norm`` BatchNorm keeps the statistics that it has."""
+    task.train()
+    if settings.training.freeze_norm:
+        for module in task.modules():
+            if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
+                module.eval()
 
 
 def compile_parts(task: Task, *, world: World) -> None:
@@ -256,7 +266,7 @@ def unused_parameters(task: Task, settings: Settings, *, device: torch.device) -
         return [name for name, p in task.model.named_parameters() if p.requires_grad and p.grad is None]
     finally:
         task.zero_grad(set_to_none=True)
-        task.train()
+        set_training(task, settings)
 
 
 def running_statistics(task: Task) -> list[Tensor]:

@@ -116,3 +116,22 @@ def test_the_address_decides() -> None:
     assert torch.equal(part.mask, whole.mask[64:128])
     assert not torch.equal(augmented(batch, *names, step=4).lr, whole.lr)
     assert torch.equal(augmented(batch, *names, step=3).lr, whole.lr)
+
+
+def test_varied_dates_keep_the_nearest_and_others_by_chance() -> None:
+    batch = batch_of(16, acquired=4)
+    lengths, kept = [], torch.zeros(DATES)
+    for step in range(200):
+        out = augmented(batch, "vary_dates", step=step)
+        check_consistent(out)
+        assert torch.equal(coarse(out.hr), coarse(batch.hr))
+        lengths.append(out.lr.shape[1])
+        values = (out.lr[:, :, 0, 0, 0] - batch.lr[:, :1, 0, 0, 0]) / (3 * SIDE * SIDE)  # which acquisitions
+        assert all(len(set(row)) == len(row) for row in values.tolist())
+        if out.lr.shape[1] < 4:
+            kept += torch.bincount(values.flatten().int(), minlength=DATES)
+    assert set(lengths) == {1, 2, 3, 4, 5}
+    assert lengths.count(1) > lengths.count(5)
+    assert kept[4] == 0, "padding comes last"
+    others = kept[[0, 2, 3]]
+    assert others.min() > 0.8 * others.max()

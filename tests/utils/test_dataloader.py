@@ -14,9 +14,10 @@ from hypothesis import strategies as st
 from skimage.exposure import match_histograms
 
 from tests.data import RawBreizhSR, prepare_with, write_patch, write_prepared
-from utils.dataloader import BreizhSRDataset, collate, evaluation_loader, permutation, training_loader
+from utils.dataloader import BreizhSRDataset, collate, evaluation_loader, training_loader
 from utils.errors import ConfigError, DataError
 from utils.radiometry import bicubic, identity_table, normalise_hr, normalise_lr, reflectance
+from utils.stores import permutation
 
 PLAIN = [-60, -2, 30, 45]  # offsets of the series of `uneven`, in stored order
 TIES = [-9, 5, -5, 9]
@@ -271,3 +272,60 @@ def test_samples_are_small(root: Path) -> None:
     content = sum(value.nbytes for value in raw.values() if isinstance(value, torch.Tensor))
     assert len(pickle.dumps(raw)) < content + 10_000
     assert torch.equal(raw["table"], identity_table(3))
+
+
+# --- several data sets
+
+
+@pytest.fixture(scope="module")
+def smaller(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """3 patches to train on, 2 to test, of another size than `root`'s."""
+    return write_prepared(tmp_path_factory.mktemp("smaller"), train=3, test=2, hr_size=32)
+
+
+def test_each_data_set_has_its_share_of_every_batch(root: Path, smaller: Path) -> None:
+    both = BreizhSRDataset([root, smaller], "train", sen2_amount=2, weights=[3, 1])
+    assert len(both) == 10
+    loader = training_loader(both, batch_size=8, seed=0, stop_step=25, train_crop=4)
+    batches = [batch["indices"] for batch in loader]
+    assert {int((batch >= 7).sum()) for batch in batches} == {2}
+    assert len(set(torch.cat(batches).tolist())) == 10
+    uneven_shares = training_loader(both, batch_size=3, seed=0, stop_step=200, train_crop=4)
+    second = torch.cat([batch["indices"] for batch in uneven_shares]) >= 7
+    assert second.float().mean().item() == pytest.approx(0.25, abs=0.03)
+
+
+def test_several_data_sets_give_the_samples_of_each(root: Path, smaller: Path) -> None:
+    both = BreizhSRDataset([root, smaller], "test", sen2_amount=2)
+    alone = [BreizhSRDataset(folder, "test", sen2_amount=2) for folder in (root, smaller)]
+    expected = [dataset.raw(position) for dataset in alone for position in range(len(dataset))]
+    seen = [raw for batch in evaluation_loader(both, batch_size=4) for raw in batch["hr"]]
+    assert [both.key(position) for position in range(len(both))] == [raw["keys"] for raw in expected]
+    assert all(torch.equal(hr, raw["hr"]) for hr, raw in zip(seen, expected, strict=True))
+
+
+def test_ranks_share_the_samples_of_several_data_sets(root: Path, smaller: Path) -> None:
+    both = BreizhSRDataset([root, smaller], "test")
+    found = [
+        int(position)
+        for rank in range(3)
+        for batch in evaluation_loader(both, batch_size=2, rank=rank, world_size=3)
+        for position in batch["indices"]
+    ]
+    assert sorted(found) == list(range(7))
+    split = training_loader(
+        BreizhSRDataset([root, smaller], "train"), batch_size=4, seed=3, stop_step=5, train_crop=4, rank=1, world_size=2
+    )
+    whole = training_loader(BreizhSRDataset([root, smaller], "train"), batch_size=4, seed=3, stop_step=5, train_crop=4)
+    for part, batch in zip(split, whole, strict=True):
+        assert torch.equal(part["hr"], batch["hr"][2:])
+
+
+def test_data_sets_that_can_not_be_mixed(root: Path, smaller: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="data_weights must be 2 numbers"):
+        BreizhSRDataset([root, smaller], "train", weights=[1])
+    with pytest.raises(ConfigError, match="set train_crop, to 8 at most"):
+        training_loader(BreizhSRDataset([root, smaller], "train"), batch_size=2, seed=0, stop_step=1)
+    prepare_with(smaller, output=tmp_path / "other", maxima=(0.5, 0.5, 0.5))
+    with pytest.raises(ConfigError, match="has other maxima"):
+        BreizhSRDataset([root, tmp_path / "other"], "train")

@@ -68,7 +68,12 @@ _STRICT = ConfigDict(extra="forbid")
 class Data:
     """What the loader reads."""
 
-    data_root: Word = key("", "raw or prepared data set; empty: the environment variable BREIZHSR_ROOT")
+    data_root: Annotated[tuple[Word, ...], _LIST] = key(
+        (), "raw or prepared data sets: one, or [a b c]; empty: the environment variable BREIZHSR_ROOT"
+    )
+    data_weights: Annotated[tuple[Real, ...], _LIST] = key(
+        (), "of several data_root: the share of each in a batch, in any unit; empty: equal ones"
+    )
     sr_scale: Whole = number(4, "how much finer the truth is than the input: 2, 4 or 8", architecture=True, minimum=2)
     sen2_amount: Whole = number(
         1, "acquisitions of a series that the network sees: the nearest in time", minimum=1, maximum=4096
@@ -82,8 +87,9 @@ class Data:
     train_crop: Whole = number(
         0, "side of random training crops in low-resolution pixels; 0: whole patches", minimum=0, maximum=16384
     )
-    augment: Annotated[tuple[Literal["flips", "turns", "drop_dates", "shuffle_dates"], ...], _LIST] = key(
-        (), "of [flips turns drop_dates shuffle_dates]: mirrored, turned by quarters, fewer dates, other order of dates"
+    augment: Annotated[tuple[Literal["flips", "turns", "drop_dates", "vary_dates", "shuffle_dates"], ...], _LIST] = key(
+        (),
+        "of [flips turns drop_dates vary_dates shuffle_dates]: flips, turns, fewer dates, 1 to all, other order",
     )
     num_workers: Whole = number(2, "processes that read data; 0: none but the main one", minimum=0, maximum=1024)
 
@@ -200,6 +206,7 @@ class Training:
     ema_decay: Real = number(0.0, "decay of the averaged weights, at first less; 0: none", minimum=0, maximum=0.999999)
     compile: Truth = key(False, "torch.compile, for long trainings; without a C++ compiler off, with one line")
     channels_last: Truth = key(False, "images in the memory format that fast kernels like")
+    freeze_norm: Truth = key(False, "BatchNorm keeps the statistics that it has: for small batches, for fine-tuning")
     init_from: Word = key("", "start from these weights: experiment folder, checkpoint or exported model")
     val_check_interval: Whole = number(25_000, "steps between validations", minimum=1)
     save_ckpt_interval: Whole = number(25_000, "steps between checkpoints", minimum=1)

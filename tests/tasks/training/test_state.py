@@ -170,3 +170,13 @@ def test_losses_say_what_they_are_made_of(tiny_data: Path) -> None:
     assert means["loss"] == pytest.approx(means["q"] + means["aux_l1"] + means["aux_ssim"])
     assert means["lr"] == pytest.approx(0.001 * 2 / 10)
     assert means["grad_norm"] > 0
+
+
+def test_frozen_norms_keep_their_statistics(tiny_data: Path) -> None:
+    states = [train_state(settings_of("hr_ltae", freeze_norm=frozen), tiny_data) for frozen in (False, True)]
+    moved = []
+    for state in states:
+        before = {name: buffer.clone() for name, buffer in state.task.named_buffers() if "running" in name}
+        trained(state, 2)
+        moved.append([not torch.equal(before[name], dict(state.task.named_buffers())[name]) for name in before])
+    assert all(moved[0]) and not any(moved[1])
