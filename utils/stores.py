@@ -38,8 +38,8 @@ class Stores:
             mine, its = self.manifest.geometry, other.manifest.geometry
             if (self.manifest.maxima, mine.scale, mine.bands) != (other.manifest.maxima, its.scale, its.bands):
                 raise ConfigError(
-                    f"{other.folder} has other maxima, bands or another scale than {self.folder}: prepare both with the same, "
-                    f"e.g. --maxima {' '.join(f'{top:g}' for top in self.manifest.maxima)}"
+                    f"{other.folder} has other maxima, bands or another scale than {self.folder}: "
+                    f"prepare both with the same, e.g. --maxima {' '.join(f'{top:g}' for top in self.manifest.maxima)}"
                 )
 
     def __len__(self) -> int:
