@@ -24,6 +24,7 @@ LAYERS = {
         files randomness signals cli
         config distributed radiometry
         checkpoint store
+        stores
         dataloader
         augment
         metrics
