@@ -220,7 +220,7 @@ class SceneWindow:
                 valid = quality >= least
                 fill = (source < 0) & valid
                 nearest[:, fill], source[fill] = values[:, fill], index
-                if least == GOOD:
+                if least == GOOD and (rest * valid).any():
                     share = rest * _faded(valid)
                     blended += share * values
                     rest -= share
