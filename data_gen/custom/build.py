@@ -203,6 +203,7 @@ def _write_image(
             rows[cell] = PatchRow(label, cell, day)
     if rows:
         _write_views(rows, extents, grid, options, folder)
+    whole = len(rows)
     for cell, row in list(rows.items()):
         if not row.views:
             (folder / "spot6" / f"{row.label}.tif").unlink()
@@ -210,6 +211,11 @@ def _write_image(
     logger.info(
         f"{image.acquisition.name}: {len(rows)} of {len(image.cells)} patches have a whole truth and an acquisition"
     )
+    if whole and not rows and options.clouds and any(view.classes is None for view in extents):
+        logger.warning(
+            "without a scene classification what is bright counts as cloud, bare soil and sand too: --mask none leaves "
+            f"all in, --min_valid (now {options.min_valid:g}) asks for less"
+        )
     return list(rows.values())
 
 

@@ -327,3 +327,17 @@ def test_a_real_scene_from_images_to_results(real: Path, tmp_path: Path) -> None
     results = pd.read_csv(folder / "test_results.csv", sep=";")
     assert list(results["key"]) == read_pickled_table(tmp_path / "own" / "dataset_test.pkl")[0]
     assert np.isfinite(results["psnr"]).all()
+
+
+def test_images_that_are_cloud_all_over_are_said(
+    images: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "s2").mkdir()
+    corner = in_utm(EAST - 200, NORTH + 200)
+    everywhere = (slice(0, 220), slice(0, 230))
+    path = tmp_path / "s2" / f"{DAYS[0]:%Y%m%d}.tif"
+    view = written(path, crs=UTM, corner=corner, resolution=10, shape=(220, 230), cloud=everywhere)
+    truths = find_acquisitions(sorted((images / "hr").iterdir()), scale=1)
+    with pytest.raises(DataError):
+        build(truths, find_acquisitions([view]), tmp_path / "out", BuildOptions(patch=96, gap=0))
+    assert "what is bright counts as cloud" in caplog.text
