@@ -43,4 +43,4 @@ class BackboneTask(Task):
 
     def halo(self, num_dates: int) -> int:
         beyond = self.scale_head.radius if self.scale_head else 0
-        return receptive_radius(self.model, num_dates=num_dates) + beyond
+        return receptive_radius(self.model, num_dates=num_dates, channels=self.channels) + beyond

@@ -43,6 +43,7 @@ class Task(nn.Module):
 
     model: nn.Module
     decay: StepDecay
+    channels: int = 3  # of its images, one a band
     is_stochastic: bool = False  # predictions depend on noise
     sampler_name: str | None = None  # of a task whose predictions are sampled
     sampler_steps: int | None = None
@@ -80,17 +81,23 @@ def series_of(batch: Batch) -> Series:
 
 
 def blank_batch(
-    *, size: int, num_dates: int, scale: int, samples: int = 1, device: torch.device | str = "cpu"
+    *,
+    size: int,
+    num_dates: int,
+    scale: int,
+    channels: int = 3,
+    samples: int = 1,
+    device: torch.device | str = "cpu",
 ) -> Batch:
     """A batch without content, of series of ``num_dates`` views of ``size`` pixels: for trials of a task."""
     fine = size * scale
     with torch.device(device):
         return Batch(
-            lr=torch.zeros(samples, num_dates, 3, size, size),
+            lr=torch.zeros(samples, num_dates, channels, size, size),
             dates=torch.arange(num_dates).float().expand(samples, num_dates),
             mask=torch.ones(samples, num_dates, dtype=torch.bool),
-            base=torch.zeros(samples, 3, fine, fine),
-            hr=torch.zeros(samples, 3, fine, fine),
+            base=torch.zeros(samples, channels, fine, fine),
+            hr=torch.zeros(samples, channels, fine, fine),
             keys=list(range(samples)),
             indices=torch.arange(samples),
             near=torch.zeros(samples, dtype=torch.int64),

@@ -25,6 +25,7 @@ from utils.checkpoint import read
 from utils.config.settings import Diffusion, Model, Settings
 from utils.distributed import explain_out_of_memory
 from utils.errors import ConfigError
+from utils.geo.bands import RGB
 
 
 class BackboneEntry(NamedTuple):
@@ -91,14 +92,14 @@ def check(settings: Settings) -> None:
             raise ConfigError(f"{key} is {value}, but trainer_cls {name} means {implied}: leave it out")
 
 
-def build_backbone(model: Model, *, scale: int) -> Backbone:
+def build_backbone(model: Model, *, scale: int, channels: int) -> Backbone:
     """Raises ConfigError for an unknown name or sizes that don't fit each other."""
     if model.trainer_cls not in BACKBONES:
         raise ConfigError(f"{model.trainer_cls!r} is no backbone; known: {', '.join(BACKBONES)}")
     entry = BACKBONES[model.trainer_cls]
     options = {KEYWORDS.get(key, key): getattr(model, key) for key in entry.keys}
     try:
-        return entry.network(scale=scale, **options)
+        return entry.network(scale=scale, channels=channels, **options)
     except ValueError as error:
         raise ConfigError(f"{model.trainer_cls}: {error}") from None
 
@@ -114,6 +115,7 @@ def build_task(settings: Settings) -> Task:
     name, training = settings.model.trainer_cls, settings.training
     with explain_out_of_memory("hidden_size", settings.model.hidden_size, device=torch.device("cpu")):
         task = TASKS[name].build(settings)
+    task.channels = len(settings.data.known_bands)
     published = TASKS[name].decay
     task.decay = StepDecay(
         training.decay_steps or published.decay_steps, training.decay_factor or published.decay_factor
@@ -122,22 +124,27 @@ def build_task(settings: Settings) -> Task:
 
 
 def _backbone_task(settings: Settings) -> Task:
-    backbone = build_backbone(settings.model, scale=settings.data.sr_scale)
+    channels = len(settings.data.known_bands)
+    backbone = build_backbone(settings.model, scale=settings.data.sr_scale, channels=channels)
     head = None
     if settings.model.uncertainty == "laplace":
-        head = LaplaceHead(features=backbone.feature_channels, scale=backbone.scale)
+        head = LaplaceHead(features=backbone.feature_channels, channels=channels, scale=backbone.scale)
     return BackboneTask(backbone, loss_type=settings.training.loss_type, scale_head=head)
 
 
 def _srdiff_task(settings: Settings) -> Task:
     if settings.backbone is None:
         raise ConfigError("srdiff needs its conditioner: --hparams rrdb_ckpt=FOLDER, or conditioner=none")
-    backbone = build_backbone(settings.backbone, scale=settings.data.sr_scale)
+    channels = len(settings.data.known_bands)
+    backbone = build_backbone(settings.backbone, scale=settings.data.sr_scale, channels=channels)
+    perceptual = perceptual_loss(settings.diffusion)
+    if perceptual is not None and settings.data.known_bands != RGB:
+        raise ConfigError("aux_percep_loss sees red, green, blue alone: leave it out for other bands")
     return SRDiffTask(
         build_srdiff(settings, backbone),
         diffusion=settings.diffusion,
         loss_type=settings.training.loss_type,
-        perceptual=perceptual_loss(settings.diffusion),
+        perceptual=perceptual,
     )
 
 
@@ -169,6 +176,7 @@ def build_srdiff(settings: Settings, backbone: Backbone) -> SRDiff:
         if settings.model.hidden_size % 2 or settings.model.hidden_size < 4:
             raise ValueError(f"hidden_size must be even, at least 4, not {settings.model.hidden_size}")
         denoise_fn = UNet(
+            channels=len(settings.data.known_bands),
             dim=settings.model.hidden_size,
             dim_mults=multiples,
             cond_channels=backbone.feature_channels,

@@ -5,6 +5,7 @@ import contextlib
 import logging
 import os
 import sys
+from dataclasses import replace
 
 import torch
 
@@ -24,6 +25,7 @@ from utils.config.settings import Settings
 from utils.dataloader import BreizhSRDataset
 from utils.distributed import World, explain_out_of_memory
 from utils.errors import CheckpointError, ConfigError, DataError, UserError
+from utils.geo.bands import RGB, listed
 from utils.metrics.lpips import load_lpips
 from utils.randomness import Stream, seed_of
 
@@ -59,7 +61,19 @@ def dataset(settings: Settings, split: str) -> BreizhSRDataset:
         raise ConfigError(
             f"sr_scale is {data.sr_scale}, but {roots[0]} holds truths {opened.scale} times as fine as the input"
         )
+    if data.bands and opened.bands != data.bands:
+        raise DataError(f"{root} holds {listed(opened.bands)}, the model is for {listed(data.bands)}")
     return opened
+
+
+def with_bands(experiment: Experiment) -> Experiment:
+    """A new training is for the bands of its data, where its configuration names none."""
+    settings = experiment.settings
+    if experiment.saved is None and not settings.data.bands:
+        with contextlib.suppress(UserError):  # said where the data is needed
+            bands = dataset(settings, "train").bands
+            return replace(experiment, settings=replace(settings, data=replace(settings.data, bands=bands)))
+    return experiment
 
 
 # Training
@@ -83,16 +97,19 @@ def train(options: argparse.Namespace, world: World) -> None:
     with locked(experiment.folder) if world.is_main else contextlib.nullcontext():
         if not options.reset and world.any(experiment.is_outdated):
             experiment = _open(options)
+        experiment = with_bands(experiment)
         settings = experiment.settings
         torch.manual_seed(seed_of(Stream.START, training.seed))  # initial weights
         task = build_task(settings)
         if not task.trainable():
             raise ConfigError(f"{settings.model.trainer_cls} has nothing to train: use --infer")
-        load_start(task, experiment)
         train_data = dataset(settings, "train")
         for source in (experiment.conditioner, experiment.init_from):
             if source is not None:
                 check_normalisation(source, train_data)
+        if experiment.saved is not None:
+            check_bands(experiment.saved, train_data)
+        load_start(task, experiment)
         validation = _validation(task, settings, world)
         if world.is_main:
             record(experiment)
@@ -105,8 +122,7 @@ def train(options: argparse.Namespace, world: World) -> None:
 
 def describe(options: argparse.Namespace, world: World) -> None:
     """Print what would be trained."""
-    experiment = _open(options)
-    settings = experiment.settings
+    settings = with_bands(_open(options)).settings
     task = build_task(settings)
     size = None
     with contextlib.suppress(UserError):  # without the data the size of BreizhSR's patches is assumed
@@ -181,6 +197,7 @@ def infer(options: argparse.Namespace, world: World) -> None:
         global_step=saved.global_step if saved else 0,
         averaged=bool(saved and saved.averaged),
         split=options.split,
+        bands=split.bands,
     )
     with explain_out_of_memory("test_batch_size", settings.evaluation.test_batch_size, device=world.device):
         summary = evaluate(
@@ -230,8 +247,18 @@ def trained_task(experiment: Experiment) -> Task:
     return task
 
 
+def check_bands(saved: Saved, data: BreizhSRDataset) -> None:
+    bands = tuple(saved.content.get("bands", RGB))
+    if bands != data.bands:
+        raise DataError(
+            f"{saved.path} was trained on {listed(bands)}, the data has {listed(data.bands)}: "
+            f"prepare it with `preprocess_data.py --bands {','.join(bands)}`"
+        )
+
+
 def check_normalisation(saved: Saved, data: BreizhSRDataset) -> None:
-    """A model sees reflectance through the maxima that it was trained with."""
+    """A model sees reflectance through the maxima that it was trained with, of the bands that it was trained on."""
+    check_bands(saved, data)
     maxima = saved.content.get("maxima")
     if maxima is not None and list(maxima) != list(data.maxima):
         raise DataError(

@@ -22,6 +22,7 @@ from utils.dataloader import BreizhSRDataset, collate
 from utils.distributed import world
 from utils.errors import DataError
 from utils.files import write_text
+from utils.geo.bands import shown_positions
 from utils.images import Picture, picture, save_png, sheet
 from utils.metrics.pixel import mean_of_image, to_uint8
 
@@ -74,6 +75,7 @@ def main(options: argparse.Namespace) -> None:
         here.place(task)
         task.eval()
         dataset = commands.dataset(experiment.settings, SPLIT)
+        colours = shown_positions(dataset.bands)
         matrices: list[Tensor] = []
         pictures: list[list[Picture | None]] = []
         titles: list[str] = []
@@ -83,7 +85,7 @@ def main(options: argparse.Namespace) -> None:
             matrices.append(errors(result.sr, batch.hr))
             if not pictures:
                 near = batch.lr[torch.arange(len(positions)), batch.near]
-                pictures = [[picture(image) for image in images] for images in (near, result.sr, batch.hr)]
+                pictures = [[picture(image, colours) for image in images] for images in (near, result.sr, batch.hr)]
                 titles = [str(key).removeprefix(f"{place}_") for key in batch.keys]
         matrix = torch.stack(matrices).mean(dim=0)
         text = error_table(matrix)

@@ -11,6 +11,7 @@ from utils.checkpoint import EXPORTED, FORMAT_VERSION, open_saved, write
 from utils.cli import VERSION, Parser, code_version, packages, run
 from utils.config.parse import flatten
 from utils.errors import UserError
+from utils.geo.bands import RGB
 
 # What only this machine or training needs: a model travels without.
 _LEFT_OUT = ("data_root", "rrdb_ckpt", "init_from", "lpips_weights", "vgg_weights", "aux_percep_loss")
@@ -40,6 +41,7 @@ def main(options: argparse.Namespace) -> None:
         "global_step": saved.global_step,
         "maxima": saved.content.get("maxima"),
         "calibration": saved.content.get("calibration"),
+        "bands": saved.content.get("bands", list(RGB)),
         "version": VERSION,
         "provenance": {"checkpoint": str(saved.path), "code": code_version(), "packages": packages()},
     }

@@ -159,7 +159,7 @@ class SRDiffTask(Task):
         )
 
     def halo(self, num_dates: int) -> int:
-        return sampling_radius(self.model, sampler=self.preview_sampler, num_dates=num_dates)
+        return sampling_radius(self.model, sampler=self.preview_sampler, num_dates=num_dates, channels=self.channels)
 
     def compiled_parts(self) -> list[nn.Module]:
         return [self.model.denoise_fn, self.model.rrdb]

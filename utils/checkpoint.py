@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from utils.config.parse import Flat, read_file
 from utils.errors import CheckpointError
 from utils.files import archive_fault, atomic_write
+from utils.geo.bands import RGB, described_bands
 
 FORMAT_VERSION = 1
 EXPORTED = "super-resolution model"  # the `kind` of an exported file
@@ -157,7 +158,16 @@ class _Content(_Strict):
 
     global_step: int = Field(ge=0, lt=2**31)
     calibration: _Calibration | None = None
-    maxima: list[_Maximum] | None = Field(None, min_length=3, max_length=3)
+    bands: list[str] = list(RGB)  # of files of earlier versions
+    maxima: list[_Maximum] | None = None
+
+    @model_validator(mode="after")
+    def _one_maximum_a_band(self) -> Self:
+        if described_bands(self.bands) != tuple(self.bands):
+            raise ValueError("its bands are not different bands of Sentinel-2")
+        if self.maxima is not None and len(self.maxima) != len(self.bands):
+            raise ValueError(f"its normalisation (maxima) is not {len(self.bands)} numbers, one a band")
+        return self
 
 
 class _Weights(_Strict):

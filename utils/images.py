@@ -29,9 +29,9 @@ ERROR_MAXIMUM, SPREAD_MAXIMUM = 64, 32  # digital numbers at which maps are brig
 _INK, _PAPER = (32, 33, 36), (255, 255, 255)
 
 
-def picture(x: Tensor) -> Picture:
-    """One image (3, H, W), float in [-1, 1] or uint8, as a picture."""
-    return to_uint8(x.detach()).permute(1, 2, 0).cpu().numpy()
+def picture(x: Tensor, shown: Sequence[int] = (0, 1, 2)) -> Picture:
+    """One image (C, H, W), float in [-1, 1] or uint8, as a picture of the channels ``shown`` as red, green, blue."""
+    return to_uint8(x.detach()[list(shown)]).permute(1, 2, 0).cpu().numpy()
 
 
 def heat(values: Tensor, *, maximum: float) -> Picture:

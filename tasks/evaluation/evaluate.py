@@ -29,6 +29,7 @@ from utils.config.settings import Settings
 from utils.dataloader import Batch, BreizhSRDataset, collate, evaluation_loader
 from utils.distributed import World
 from utils.files import quoted
+from utils.geo.bands import shown_positions
 from utils.images import Attention, Picture, picture, save_png
 from utils.metrics.lpips import LPIPS
 from utils.radiometry import normalise_hr
@@ -70,8 +71,11 @@ class Validation:
             batch = self.dataset.to_batch(raw, self.world.device)
             loss = self._loss(task, batch)
             result = super_resolve(task, batch, settings=self.settings, world=self.world, samples=1, preview=True)
-            for i, figures in enumerate(measure_batch(result, batch)):
-                kept = batch_pictures(result, batch, i) if len(patches) < self.shown else {}
+            measured = measure_batch(result, batch, bands=self.dataset.bands, maxima=self.dataset.maxima)
+            for i, figures in enumerate(measured):
+                kept = {}
+                if len(patches) < self.shown:
+                    kept = batch_pictures(result, batch, i, bands=self.dataset.bands)
                 patches.append(EvaluatedPatch(int(batch.indices[i]), {**figures, "val_loss": loss}, kept))
         patches = sorted(self.world.gather(patches), key=lambda patch: patch.position)
         means = {name: mean([patch.figures[name] for patch in patches]) for name in VALIDATION_FIGURES}
@@ -113,7 +117,7 @@ def evaluate(
     """
     world.place(task)
     task.eval()
-    saver = PictureSaver(evaluated.folder, evaluated.global_step, settings=settings)
+    saver = PictureSaver(evaluated.folder, evaluated.global_step, bands=dataset.bands, settings=settings)
     samples = settings.diffusion.samples
     patches: list[EvaluatedPatch] = []
     pictures: dict[int, dict[str, Picture]] = {}  # by position
@@ -143,7 +147,14 @@ def evaluate(
             seconds += _now(world) - started
             saver.save(result, batch)
             sensor_truth = normalise_hr(raw["hr"].to(world.device))
-            measured = measure_batch(result, batch, lpips=lpips, sensor_truth=sensor_truth)
+            measured = measure_batch(
+                result,
+                batch,
+                bands=dataset.bands,
+                maxima=dataset.maxima,
+                lpips=lpips,
+                sensor_truth=sensor_truth,
+            )
             spectra.append(measure_spectra(result, batch))
             columns, sums = measure_trust(result, images_by_method(result, batch), batch, factors=factors)
             trust.append(sums)
@@ -152,7 +163,9 @@ def evaluate(
                 figures |= {name: values[i] for name, values in columns.items()}
                 patches.append(EvaluatedPatch(position, figures))
                 if world.is_main and picture_bytes < KEPT_BYTES:
-                    pictures[position] = batch_pictures(result, batch, i) | detail_maps(result, batch, i)
+                    pictures[position] = batch_pictures(result, batch, i, bands=dataset.bands) | detail_maps(
+                        result, batch, i
+                    )
                     attention[position] = attention_of(result, batch, i)
                     picture_bytes += sum(image.nbytes for image in pictures[position].values())
             bar.update(len(batch.keys))
@@ -170,7 +183,9 @@ def evaluate(
         if patch.position not in pictures:  # predicted once more: every random number has its address
             batch = dataset.to_batch(collate([dataset.raw(patch.position)]), world.device)
             result = super_resolve(task, batch, settings=settings, world=world, samples=samples)
-            pictures[patch.position] = batch_pictures(result, batch, 0) | detail_maps(result, batch, 0)
+            pictures[patch.position] = batch_pictures(result, batch, 0, bands=dataset.bands) | detail_maps(
+                result, batch, 0
+            )
             attention[patch.position] = attention_of(result, batch, 0)
         patch.pictures, patch.attention = pictures[patch.position], attention[patch.position]
     return write_evaluation(
@@ -195,7 +210,8 @@ def _now(world: World) -> float:
 class PictureSaver:
     """The pictures that `test_save_png` and `save_intermediate` ask for."""
 
-    def __init__(self, folder: Path, step: int, *, settings: Settings) -> None:
+    def __init__(self, folder: Path, step: int, *, bands: Sequence[str], settings: Settings) -> None:
+        self.colours = shown_positions(bands)
         self.wanted = settings.evaluation.test_save_png
         self.folder = folder / f"results_{step}_{settings.evaluation.gen_dir_name}"
 
@@ -208,10 +224,10 @@ class PictureSaver:
             if result.backbone is not None:
                 shown["RRDB"] = result.backbone[i]
             for name, image in shown.items():
-                save_png(picture(image), self.folder / name / f"{quoted(key)}.png")
+                save_png(picture(image, self.colours), self.folder / name / f"{quoted(key)}.png")
             for number, acquired in enumerate(batch.lr[i]):  # (C, h, w) each
                 file = f"{quoted(key)}.png" if len(batch.lr[i]) == 1 else f"{quoted(key)}_{number}.png"
-                save_png(picture(acquired), self.folder / "LR" / file)
+                save_png(picture(acquired, self.colours), self.folder / "LR" / file)
 
     def intermediate(self, task: Task, batch: Batch) -> Callback | None:
         """A callback that saves x0 of the first patch at 20 moments of the sampling; None where nothing is sampled."""
@@ -221,6 +237,7 @@ class PictureSaver:
 
         def save(step: int, time: float, x: Tensor, x0: Tensor) -> None:
             if step in kept:
-                save_png(picture(x0[0].float()), self.folder / "intermediate" / f"{step:04d}_t{time:g}.png")
+                path = self.folder / "intermediate" / f"{step:04d}_t{time:g}.png"
+                save_png(picture(x0[0].float(), self.colours), path)
 
         return save

@@ -13,10 +13,12 @@ from tasks.base import Result, Task, sampling_noise, series_of
 from utils.config.settings import Settings
 from utils.dataloader import Batch
 from utils.distributed import World
+from utils.geo.bands import NIR, RED, RGB, false_colours, shown_positions
 from utils.images import Attention, Picture, error_map, picture, spread_map
 from utils.metrics.lpips import LPIPS
-from utils.metrics.pixel import extended, measure, radial_power, to_uint8
+from utils.metrics.pixel import by_band, extended, measure, ndvi_error, radial_power, to_uint8
 from utils.metrics.registry import METHODS
+from utils.radiometry import PUBLISHED_MAXIMA
 from utils.randomness import word
 
 Figures = dict[str, Any]  # of one patch, by the columns of metrics.csv
@@ -84,14 +86,22 @@ def images_by_method(result: Result, batch: Batch) -> dict[str, Tensor]:
 
 
 def measure_batch(
-    result: Result, batch: Batch, *, lpips: LPIPS | None = None, sensor_truth: Tensor | None = None
+    result: Result,
+    batch: Batch,
+    *,
+    bands: Sequence[str] = RGB,
+    maxima: Sequence[float] = PUBLISHED_MAXIMA,
+    lpips: LPIPS | None = None,
+    sensor_truth: Tensor | None = None,
 ) -> list[Figures]:
     """Measure the images of a batch.
 
     Args:
         result: what was predicted.
         batch: what it was predicted from, and the truths.
-        lpips: measured too where it is given.
+        bands: what the channels are. For others than red, green, blue there are figures of each band besides.
+        maxima: the reflectance that is 1, a band.
+        lpips: measured too where it is given, on red, green and blue, where these are among the bands.
         sensor_truth: the truths in their sensor's own colours, (B, C, H, W); with them, all metrics are measured.
 
     Returns:
@@ -103,11 +113,17 @@ def measure_batch(
     for prefix, image in images_by_method(result, batch).items():
         integers = to_uint8(image)
         figures = measure(integers, truth)
-        if lpips is not None:
+        if lpips is not None and not false_colours(bands):
+            colours = list(shown_positions(bands))
             with torch.inference_mode():
-                figures["lpips"] = lpips(integers.float(), truth.float())
+                figures["lpips"] = lpips(integers[:, colours].float(), truth[:, colours].float())
         if sensor_truth is not None:
             figures |= extended(integers, truth, lr_nearest=batch.lr[acquisitions, batch.near], hr_sensor=sensor_truth)
+        if tuple(bands) != RGB:
+            figures |= by_band(integers, truth, bands)
+        if {RED, NIR} <= set(bands):
+            red, nir = bands.index(RED), bands.index(NIR)
+            figures["ndvi_error"] = ndvi_error(integers, truth, maxima=maxima, red=red, nir=nir)
         columns |= {prefix + name: values.tolist() for name, values in figures.items()}
     columns["days_to_nearest"] = batch.dates.abs().masked_fill(~batch.mask, math.inf).amin(dim=1).tolist()
     columns["valid_dates"] = batch.mask.sum(dim=1).tolist()
@@ -116,12 +132,13 @@ def measure_batch(
     return [{**{name: values[i] for name, values in columns.items()}, "key": key} for i, key in enumerate(batch.keys)]
 
 
-def batch_pictures(result: Result, batch: Batch, i: int) -> dict[str, Picture]:
+def batch_pictures(result: Result, batch: Batch, i: int, *, bands: Sequence[str] = RGB) -> dict[str, Picture]:
     """The pictures of patch ``i`` of a batch, by what they show."""
-    shown = {"nearest input": picture(batch.lr[i, int(batch.near[i])]), "bicubic": picture(batch.base[i])}
+    images = {"nearest input": batch.lr[i, int(batch.near[i])], "bicubic": batch.base[i]}
     if result.backbone is not None:
-        shown["backbone"] = picture(result.backbone[i])
-    shown |= {"result": picture(result.sr[i]), "truth": picture(batch.hr[i])}
+        images["backbone"] = result.backbone[i]
+    images |= {"result": result.sr[i], "truth": batch.hr[i]}
+    shown = {name: picture(image, shown_positions(bands)) for name, image in images.items()}
     shown["error"] = error_map(result.sr[i], batch.hr[i])
     if result.samples is not None:
         shown["spread"] = spread_map(result.samples[i])

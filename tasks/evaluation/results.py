@@ -25,6 +25,7 @@ from utils.cli import code_version
 from utils.config.parse import flatten
 from utils.config.settings import Settings
 from utils.files import atomic_write, write_text
+from utils.geo.bands import RGB, false_colours
 from utils.images import save_png, sheet
 from utils.metrics.registry import METRICS
 
@@ -41,6 +42,7 @@ class Evaluated:
     global_step: int
     averaged: bool
     split: str
+    bands: tuple[str, ...] = RGB
 
 
 def write_evaluation(
@@ -83,7 +85,8 @@ def write_evaluation(
     columns = tuple(dict.fromkeys(name for patch_figures in figures for name in patch_figures))
     write_figures(folder / "metrics.csv", figures, columns=columns)
     write_text(folder / "summary.json", json.dumps(summary, indent=1) + "\n")
-    save_png(picture_sheet(shown, ("bicubic", "backbone", "result", "truth")), folder / "comparison.png")
+    titles = ("bicubic", "backbone", "result", "truth")
+    save_png(picture_sheet(shown, titles, note=false_colours(evaluated.bands)), folder / "comparison.png")
     for patch in shown:
         save_pictures(folder, patch.figures["key"], patch.pictures)
     facts = {
@@ -93,6 +96,8 @@ def write_evaluation(
         "split": evaluated.split,
         "sampler": f"{task.sampler_name}, {task.sampler_steps} steps" if task.sampler_name else "none",
         "seconds per image": f"{seconds_per_image:.3g}",
+        **({} if evaluated.bands == RGB else {"bands": ", ".join(evaluated.bands)}),
+        **({"pictures": false_colours(evaluated.bands)} if false_colours(evaluated.bands) else {}),
         **device_of(task),
         "evaluated": f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
         "code": code_version(),
@@ -142,6 +147,8 @@ def summarise_split(
     def describe_method(prefix: str) -> dict[str, dict[str, float | None]]:
         found = {}
         for name in METRICS:
+            if name == "ndvi_error" and not any(name in row for row in figures):  # the bands it needs are not there
+                continue
             values = [patch[prefix + name] for patch in figures if patch.get(prefix + name) is not None]
             finite = bool(values) and all(map(math.isfinite, values))
             found[name] = {
@@ -177,14 +184,14 @@ def write_figures(path: Path, figures: list[Figures], *, columns: Sequence[str])
             writer.writerow([number, *("" if patch.get(name) is None else patch[name] for name in columns)])
 
 
-def picture_sheet(patches: list[EvaluatedPatch], titles: Sequence[str]) -> Image.Image:
-    """A sheet: a row a patch, its pictures side by side with their PSNR."""
+def picture_sheet(patches: list[EvaluatedPatch], titles: Sequence[str], *, note: str = "") -> Image.Image:
+    """A sheet: a row a patch, its pictures side by side with their PSNR; a ``note`` stands below each truth."""
     present = [title for title in titles if any(title in patch.pictures for patch in patches)]
     prefixes = {"bicubic": "bicubic_", "backbone": "backbone_", "result": ""}
 
     def caption(patch: EvaluatedPatch, title: str) -> str:
         if title not in prefixes:
-            return str(patch.figures["key"])
+            return note or str(patch.figures["key"])
         return f"{patch.figures[prefixes[title] + 'psnr']:.2f} dB"
 
     return sheet(

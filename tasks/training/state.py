@@ -174,6 +174,7 @@ class TrainState:
             "state_dict": {"model": self.task.model.state_dict()},
             "optimizer_states": [self.optimizer.state_dict()],
             "maxima": list(self.data.maxima),
+            "bands": list(self.data.bands),
             "log": {"names": self.term_names, "summed": self.summed},
         }
         if self.averaged:
@@ -258,7 +259,9 @@ def compile_parts(task: Task, *, world: World) -> None:
 def unused_parameters(task: Task, settings: Settings, *, device: torch.device) -> list[str]:
     """Parameters that training never uses: one view needs no fusion, and some losses don't use the head."""
     data = settings.data
-    batch = blank_batch(size=_TRIAL_SIZE, num_dates=data.sen2_amount, scale=data.sr_scale, device=device)
+    batch = blank_batch(
+        size=_TRIAL_SIZE, num_dates=data.sen2_amount, scale=data.sr_scale, channels=task.channels, device=device
+    )
     task.eval()  # no statistics change
     try:
         terms = task(batch, RandomKey(0, 0, torch.arange(1, device=device)))

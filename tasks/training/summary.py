@@ -61,7 +61,9 @@ def _cost_of_a_sample(task: Task, settings: Settings, *, size: int) -> _Cost:
         return tensor
 
     task.train()
-    inputs = blank_batch(size=small, num_dates=settings.data.sen2_amount, scale=settings.data.sr_scale)
+    inputs = blank_batch(
+        size=small, num_dates=settings.data.sen2_amount, scale=settings.data.sr_scale, channels=task.channels
+    )
     with FlopCounterMode(display=False) as counter:
         with (
             torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor),

@@ -8,11 +8,12 @@ import dataclasses
 from collections.abc import Callable
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field
 from pydantic.dataclasses import dataclass
 from pydantic.fields import FieldInfo
 
 from utils.files import is_text
+from utils.geo.bands import RGB, band_names
 
 LARGEST = 2**31 - 1  # of a number without a maximum of its own
 
@@ -61,6 +62,11 @@ Word = Annotated[str, _expected("a word", is_word, lambda value: "" if value is 
 _CHOICE = BeforeValidator(lambda value: "off" if value is False else value)
 _LIST = _expected("a list", lambda value: value is None or isinstance(value, list | tuple | str), _listed)
 
+
+def _known_bands(bands: tuple[str, ...]) -> tuple[str, ...]:
+    return band_names(bands) if bands else ()
+
+
 _STRICT = ConfigDict(extra="forbid")
 
 
@@ -75,6 +81,9 @@ class Data:
         (), "of several data_root: the share of each in a batch, in any unit; empty: equal ones"
     )
     sr_scale: Whole = number(4, "how much finer the truth is than the input: 2, 4 or 8", architecture=True, minimum=2)
+    bands: Annotated[tuple[Word, ...], _LIST, AfterValidator(_known_bands)] = key(
+        (), "what the network sees and gives, e.g. [B04 B03 B02 B08]; empty: the data set's own", architecture=True
+    )
     sen2_amount: Whole = number(
         1, "acquisitions of a series that the network sees: the nearest in time", minimum=1, maximum=4096
     )
@@ -92,6 +101,11 @@ class Data:
         "of [flips turns drop_dates vary_dates shuffle_dates]: flips, turns, fewer dates, 1 to all, other order",
     )
     num_workers: Whole = number(2, "processes that read data; 0: none but the main one", minimum=0, maximum=1024)
+
+    @property
+    def known_bands(self) -> tuple[str, ...]:
+        """What experiments of earlier versions, which don't say it, were trained on is red, green, blue."""
+        return self.bands or RGB
 
 
 @dataclass(frozen=True, config=_STRICT)

@@ -4,6 +4,8 @@ All are computed on integers 0..255, batched, on the device of the images; each 
 Sums of integers are exact, so neither the batch nor the number of threads changes a result.
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -50,6 +52,34 @@ def measure(sr: Tensor, hr: Tensor) -> dict[str, Tensor]:
         "mse": mse,
         "shift_mae": shift_mae(x, y),
     }
+
+
+def by_band(sr: Tensor, hr: Tensor, bands: Sequence[str]) -> dict[str, Tensor]:
+    """psnr, ssim and mae of each band by itself, as psnr_B08 ..., of integer images (B, C, H, W); each (B,) float64."""
+    figures: dict[str, Tensor] = {}
+    for i, band in enumerate(bands):
+        x, y = (images[:, i : i + 1].float() for images in (sr, hr))  # (B, 1, H, W)
+        figures[f"psnr_{band}"] = psnr(mean_of_image((x - y).square()))
+        figures[f"ssim_{band}"] = structural_similarity(x, y)
+        figures[f"mae_{band}"] = mean_of_image((x - y).abs())
+    return figures
+
+
+def ndvi_error(sr: Tensor, hr: Tensor, *, maxima: Sequence[float], red: int, nir: int) -> Tensor:
+    """Mean absolute error of the vegetation index (nir - red) / (nir + red), (B,) float64; 0 where both are black.
+
+    Args:
+        sr: results, integers 0..255, (B, C, H, W).
+        hr: truths, likewise.
+        maxima: the reflectance of each band that is 255.
+        red: the position of the red band; ``nir``: that of the near infrared.
+    """
+
+    def ndvi(images: Tensor) -> Tensor:
+        x, y = (images[:, i].double() * maxima[i] for i in (nir, red))  # (B, H, W)
+        return torch.where(x + y > 0, (x - y) / (x + y), 0)
+
+    return (ndvi(sr) - ndvi(hr)).abs().mean(dim=(1, 2))
 
 
 def mean_of_image(x: Tensor) -> Tensor:

@@ -76,6 +76,9 @@ METRICS = {
     ),
     "sam": Metric("SAM", "°", False, 2, "Mean angle between the colours of result and truth (Kruse et al. 1993)."),
     "ergas": Metric("ERGAS", "", False, 3, "Relative error over all bands; 0 is equal (Wald 2000)."),
+    "ndvi_error": Metric(
+        "NDVI error", "", False, 4, "Mean absolute error of the vegetation index, (NIR − red) / (NIR + red)."
+    ),
     "sharpness_error": Metric(
         "sharpness error",
         "%",
