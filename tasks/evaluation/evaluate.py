@@ -166,7 +166,7 @@ def evaluate(
                     pictures[position] = batch_pictures(result, batch, i, bands=dataset.bands) | detail_maps(
                         result, batch, i
                     )
-                    attention[position] = attention_of(result, batch, i)
+                    attention[position] = attention_of(result, batch, i, bands=dataset.bands)
                     picture_bytes += sum(image.nbytes for image in pictures[position].values())
             bar.update(len(batch.keys))
     seconds_per_image = seconds / max(1, len(patches))
@@ -186,7 +186,7 @@ def evaluate(
             pictures[patch.position] = batch_pictures(result, batch, 0, bands=dataset.bands) | detail_maps(
                 result, batch, 0
             )
-            attention[patch.position] = attention_of(result, batch, 0)
+            attention[patch.position] = attention_of(result, batch, 0, bands=dataset.bands)
         patch.pictures, patch.attention = pictures[patch.position], attention[patch.position]
     return write_evaluation(
         evaluated,

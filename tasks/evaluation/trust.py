@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from tasks.base import Result
 from utils.dataloader import Batch
+from utils.geo.bands import shown_positions
 from utils.images import Attention, Picture, heat, picture
 from utils.metrics.calibration import CalibrationSums, calibration_sums
 from utils.metrics.correctness import CLASSES, SETTINGS, Correctness, correctness, is_large_enough
@@ -94,14 +95,14 @@ def detail_maps(result: Result, batch: Batch, i: int) -> dict[str, Picture]:
     return {name: heat(F.pad(found.maps[0, n], margin), maximum=1) for n, name in enumerate(CLASSES)}
 
 
-def attention_of(result: Result, batch: Batch, i: int) -> Attention | None:
+def attention_of(result: Result, batch: Batch, i: int, *, bands: Sequence[str]) -> Attention | None:
     """The inputs of patch ``i`` and what the network made of them; None where it has no attention."""
     if result.attention is None:
         return None
     shares = result.attention[:, i].float().mean(dim=(0, 2, 3))  # (T,)
     order = [t for t in batch.dates[i].argsort(stable=True).tolist() if batch.mask[i, t]]
     return Attention(
-        inputs=[picture(batch.lr[i, t]) for t in order],
+        inputs=[picture(batch.lr[i, t], shown_positions(bands)) for t in order],
         days=[float(batch.dates[i, t]) for t in order],
         shares=[float(shares[t]) for t in order],
     )
