@@ -62,7 +62,7 @@ def dataset(settings: Settings, split: str) -> BreizhSRDataset:
             f"sr_scale is {data.sr_scale}, but {roots[0]} holds truths {opened.scale} times as fine as the input"
         )
     if data.bands and opened.bands != data.bands:
-        raise DataError(f"{root} holds {listed(opened.bands)}, the model is for {listed(data.bands)}")
+        raise DataError(f"{roots[0]} holds {listed(opened.bands)}, the model is for {listed(data.bands)}")
     return opened
 
 
