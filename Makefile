@@ -5,10 +5,10 @@ BIN := $(VENV)/bin
 export OMP_NUM_THREADS ?= $(shell nproc)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo quick test lint soak bench clean
+.PHONY: help demo demo-full quick test lint soak bench clean
 
 help: ## list the targets
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
@@ -25,7 +25,10 @@ $(VENV)/.installed-dev: requirements.txt requirements-dev.txt | $(VENV)/.install
 TRAINER := $(BIN)/python tasks/trainer.py
 INFER := --infer --hparams "lpips_weights=$(LPIPS)"
 
-demo: $(VENV)/.installed ## sample data, preprocessing, training, evaluation: a table and a picture
+demo: $(VENV)/.installed ## artificial data, three small models, a table, pictures, a map: a few minutes
+	$(BIN)/python tasks/demo.py --lpips "$(LPIPS)"
+
+demo-full: $(VENV)/.installed ## the same with all sample models, trained longer: docs/results.md
 	$(BIN)/python data_gen/sample.py data/sample
 	$(BIN)/python data_gen/preprocess_data.py data/sample
 	$(TRAINER) --config configs/sample/rrdb.yaml --exp_name demo/rrdb
@@ -60,4 +63,4 @@ bench: $(VENV)/.installed-dev ## time everything on this machine
 	$(BIN)/python benchmarks/run.py
 
 clean: ## remove the environment and the demo's results
-	rm -rf $(VENV) data/sample checkpoints/demo
+	rm -rf $(VENV) data/sample data/demo checkpoints/demo

@@ -49,7 +49,7 @@ def main(options: argparse.Namespace) -> None:
         task = commands.trained_task(experiment)
         if not task.is_stochastic:
             raise ConfigError(f"{options.experiment} is no diffusion model: it is not sampled")
-        lpips = load_lpips(settings.evaluation.lpips_weights or None)
+        lpips = load_lpips(settings.evaluation.lpips_weights)
         here.place(task)
         task.eval()
         timesteps = settings.diffusion.timesteps

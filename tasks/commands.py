@@ -189,7 +189,7 @@ def infer(options: argparse.Namespace, world: World) -> None:
     split = dataset(settings, options.split)
     if saved is not None:
         check_normalisation(saved, split)
-    lpips = load_lpips(settings.evaluation.lpips_weights or None)
+    lpips = load_lpips(settings.evaluation.lpips_weights)
     evaluated = Evaluated(
         experiment=experiment.name,
         folder=experiment.folder,

@@ -239,7 +239,7 @@ class Evaluation:
     test_save_png: Truth = key(False, "save the pictures of every patch")
     save_intermediate: Truth = key(False, "srdiff: save 20 moments of sampling the first patch")
     gen_dir_name: Word = key("", "end of the name of the pictures' folder")
-    lpips_weights: Word = key("", "file with LPIPS weights; empty: the public download")
+    lpips_weights: Word = key("", "file with LPIPS weights; empty: the public download; none: no LPIPS")
     # Three keys of the published configurations that follow from the task: accepted and checked.
     misr: Truth | None = key(None, "whether the input is a series")
     test_diff: Truth | None = key(None, "whether evaluation samples a diffusion model")

@@ -90,20 +90,22 @@ class _Head(nn.Module):
         return self.model(x)
 
 
-def load_lpips(path: str | Path | None) -> LPIPS | None:
+def load_lpips(path: str | Path) -> LPIPS | None:
     """The metric with its published weights.
 
     Args:
-        path: a file with all weights (``features.*`` and ``lin*``). None: the public downloads, each tried once and
-            kept in torch's hub folder (under the environment variable TORCH_HOME).
+        path: a file with all weights (``features.*`` and ``lin*``). Empty: the public downloads, each tried once and
+            kept in torch's hub folder (under the environment variable TORCH_HOME). ``none``: no LPIPS.
 
     Returns:
-        The metric. None where no path is given and the downloads can't be had, which is logged.
+        The metric. None where it is not wanted, or where the downloads can't be had, which is logged.
 
     Raises:
         CheckpointError: a file is missing, damaged or holds other weights.
     """
-    if path is not None:
+    if path == "none":
+        return None
+    if path:
         return _build(_read(Path(path)), sources=str(path))
     folder = Path(torch.hub.get_dir()) / "checkpoints"
     try:
