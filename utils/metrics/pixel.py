@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from utils.errors import DataError
+from utils.metrics.grid import border_gradient, sampling_peak
 
 DATA_RANGE = 255
 SSIM_WINDOW = 7  # pixels, uniform
@@ -159,7 +160,7 @@ def extended(sr: Tensor, hr: Tensor, *, lr_nearest: Tensor, hr_sensor: Tensor) -
 
     Returns:
         cpsnr, shift_psnr, sensor_psnr (dB), sam (degrees), ergas, consistency (digital numbers), sharpness_error (%),
-        each (B,) float64.
+        grid (a ratio), grid_peak (dB), each (B,) float64.
     """
     scale = sr.shape[-1] // max(1, lr_nearest.shape[-1])
     fits = tuple(scale * side for side in lr_nearest.shape[-2:]) == tuple(sr.shape[-2:])
@@ -179,6 +180,8 @@ def extended(sr: Tensor, hr: Tensor, *, lr_nearest: Tensor, hr_sensor: Tensor) -
         "ergas": ergas(sr, hr, scale=scale),
         "consistency": consistency(sr, lr_nearest),
         "sharpness_error": sharpness_error(sr, hr),
+        "grid": border_gradient(sr, scale=scale),
+        "grid_peak": sampling_peak(sr, scale=scale),
     }
 
 

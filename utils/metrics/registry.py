@@ -87,6 +87,23 @@ METRICS = {
         "By how much the mean gradient is off the truth's, either way: blur has too little, noise too much, so a small "
         "value alone doesn't mean right details (this project's own measure).",
     ),
+    "grid": Metric(
+        "grid",
+        "",
+        False,
+        3,
+        "Mean gradient across the borders of the input's pixels against inside them: above 1 where they show as a "
+        "pattern; 0.9 to 1.1 after interpolation (this project's own measure).",
+        judged=False,
+    ),
+    "grid_peak": Metric(
+        "grid peak",
+        "dB",
+        False,
+        1,
+        "By how much the spectrum at the input's sampling frequency stands above its surroundings: 0 without a pattern "
+        "(this project's own measure).",
+    ),
     "improvement": Metric(
         "improvement",
         "",

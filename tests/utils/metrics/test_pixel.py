@@ -158,7 +158,14 @@ def direct_extended(sr: np.ndarray, hr: np.ndarray, lr: np.ndarray, sensor: np.n
         "ergas": 100 / scale * math.sqrt(np.mean(relative)),
         "consistency": float(np.abs(averaged - small).mean()),
         "sharpness_error": 100 * abs(gradient(a) - gradient(b)) / gradient(b),
+        "grid": max(border_ratio(a, scale), border_ratio(a.swapaxes(1, 2), scale)),
     }
+
+
+def border_ratio(image: np.ndarray, scale: int) -> float:
+    """Of (C, H, W), down its columns."""
+    steps = [np.abs(image[:, row + 1] - image[:, row]).mean() for row in range(image.shape[1] - 1)]
+    return float(np.mean(steps[scale - 1 :: scale]) / np.mean([x for n, x in enumerate(steps) if (n + 1) % scale]))
 
 
 def gradient(image: np.ndarray) -> float:
