@@ -13,23 +13,21 @@ import sys
 from collections.abc import Sequence
 from datetime import date
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-import rasterio
-from rasterio.crs import CRS
-from rasterio.errors import CRSError
-from tqdm import tqdm
-
-from data_gen.custom.build import BuildOptions, build
-from data_gen.custom.splits import SPLITS
-from data_gen.workers import quiet
 from utils.cli import Parser, run
 from utils.errors import ConfigError, DataError
-from utils.geo.acquisitions import find_acquisitions
-from utils.geo.sources import Acquisition
 from utils.signals import raise_at_sigterm
-from utils.store import SCALES
+
+if TYPE_CHECKING:  # --help needs no rasterio
+    from rasterio.crs import CRS
+
+    from data_gen.custom.build import BuildOptions
+    from utils.geo.sources import Acquisition
+
+_SHARES = {"train": 0.8, "val": 0.1, "test": 0.1}
 
 
 def _parser() -> Parser:
@@ -42,7 +40,7 @@ def _parser() -> Parser:
     add("--output", type=Path, required=True, metavar="ROOT", help="the data set's folder: new, or empty")
     add("--patch", type=int, default=300, metavar="PIXELS", help="side of a patch in high resolution (default 300)")
     add("--hr_resolution", type=float, default=2.5, metavar="METRES", help="of the truth (default 2.5)")
-    add("--scale", type=int, default=4, choices=SCALES, help="how much coarser the input is (default 4: 10 m)")
+    add("--scale", type=int, default=4, choices=(2, 4, 8), help="how much coarser the input is (default 4: 10 m)")
     add("--crs", metavar="EPSG:N", help="coordinate system in metres (default: that of the first Sentinel-2 image)")
     add("--hr_dates", type=_days, default=[], metavar="D,D,...", help="dates of --hr, in order of their names")
     add("--lr_dates", type=_days, default=[], metavar="D,D,...", help="dates of --lr, in order of their names")
@@ -56,7 +54,7 @@ def _parser() -> Parser:
     add("--max_days", type=int, metavar="N", help="no acquisitions further from the truth's date")
     add("--stretch", type=float, nargs=2, metavar=("LOW", "HIGH"),
         help="percentiles of the truth that become 0 and 255 (default: 8-bit images stay, others 0.5 99.5)")
-    for split, share in zip(SPLITS, (0.8, 0.1, 0.1), strict=True):
+    for split, share in _SHARES.items():
         add(f"--{split}", type=float, default=share, metavar="SHARE", help=f"of the patches (default {share})")
     add("--block", type=int, metavar="N", help="N×N places go to one split together (default: what works best)")
     add("--gap", type=int, default=1, metavar="N", help="places left out between splits (default 1)")
@@ -66,6 +64,10 @@ def _parser() -> Parser:
 
 
 def _main(options: argparse.Namespace) -> None:
+    from data_gen.custom.build import build
+    from data_gen.workers import quiet
+    from utils.geo.acquisitions import find_acquisitions
+
     wanted = _wanted(options)
     raise_at_sigterm("stopped; nothing was written")
     quiet()
@@ -82,9 +84,11 @@ def _main(options: argparse.Namespace) -> None:
     sys.stdout.write(f"{options.output}: {words} patches\n")
 
 
-def _wanted(options: argparse.Namespace) -> BuildOptions:
+def _wanted(options: argparse.Namespace) -> "BuildOptions":
     """What is asked for, checked. Raises ConfigError."""
-    shares = {split: getattr(options, split) for split in SPLITS}
+    from data_gen.custom.build import BuildOptions
+
+    shares = {split: getattr(options, split) for split in _SHARES}
 
     def check(fits: bool, message: str) -> None:
         if not fits:
@@ -112,9 +116,13 @@ def _wanted(options: argparse.Namespace) -> BuildOptions:
     )  # fmt: skip
 
 
-def _crs(text: str | None) -> CRS | None:
+def _crs(text: str | None) -> "CRS | None":
     if text is None:
         return None
+    import rasterio
+    from rasterio.crs import CRS
+    from rasterio.errors import CRSError
+
     try:
         with rasterio.Env():  # so that GDAL's own words are not printed
             return CRS.from_string(text)
@@ -130,7 +138,7 @@ def _paths(patterns: Sequence[str], option: str) -> list[Path]:
     return list(dict.fromkeys(found))
 
 
-def _dated(acquisitions: Sequence[Acquisition], option: str) -> Sequence[Acquisition]:
+def _dated(acquisitions: "Sequence[Acquisition]", option: str) -> "Sequence[Acquisition]":
     for acquisition in acquisitions:
         if acquisition.day is None:
             raise DataError(
@@ -154,10 +162,6 @@ def _bands(text: str) -> list[int]:
     if len(numbers) != 3 or min(numbers) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not three numbers of bands, like 4,3,2")
     return numbers
-
-
-def _say(line: str) -> None:
-    tqdm.write(line, file=sys.stdout)
 
 
 if __name__ == "__main__":

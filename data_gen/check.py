@@ -11,13 +11,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from data_gen.checks.report import contact_sheet, count, summary, table, write_json
-from data_gen.checks.run import check_data_set
-from data_gen.workers import quiet
 from utils.cli import Parser, run
 from utils.errors import ConfigError
 from utils.geo.bands import parse_bands
-from utils.images import save_png
 
 
 def _parser() -> Parser:
@@ -35,6 +31,11 @@ def _parser() -> Parser:
 
 
 def _main(options: Namespace) -> None:
+    from data_gen.checks.report import contact_sheet, count, summary, table, write_json  # late: --help needs no torch
+    from data_gen.checks.run import check_data_set
+    from data_gen.workers import quiet
+    from utils.images import save_png
+
     if options.sample < 0:
         raise ConfigError("--sample must be 0 or more")
     picture = options.sheet

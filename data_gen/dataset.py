@@ -22,7 +22,6 @@ from utils.errors import DataError
 from utils.geo.bands import RGB, described_bands
 from utils.store import SCALES, SPLIT_NAME, Geometry, Key
 
-SELECTIONS = ("nearest", "first")
 _CROP = 8  # sides are cropped to multiples of this, in high resolution
 _COLUMNS = ("split", "spot6_image", "sen2_acquisitions", "dates_spot6", "dates_sen2")
 _DAY = np.timedelta64(1, "D")
@@ -154,8 +153,8 @@ class PatchReader:
     """
 
     def __init__(self, root: Path, *, geometry: Geometry, select: str = "nearest") -> None:
-        if select not in SELECTIONS:
-            raise ValueError(f"select is {select!r}, not one of {SELECTIONS}")
+        if select not in ("nearest", "first"):
+            raise ValueError(f"select is {select!r}, not nearest or first")
         self._root = root.resolve()
         self._geometry = geometry
         self._select = select

@@ -10,15 +10,10 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from data_gen.dataset import SELECTIONS
-from data_gen.prepare import prepare, summary
-from data_gen.shards import Options
-from data_gen.workers import quiet
 from utils.cli import Parser, run
 from utils.errors import ConfigError
 from utils.geo.bands import parse_bands
 from utils.signals import raise_at_sigterm
-from utils.store import FOLDER
 
 
 def _parser() -> Parser:
@@ -27,7 +22,7 @@ def _parser() -> Parser:
     # fmt: off
     add("root", type=Path, metavar="ROOT", help="the raw data set")
     add("--max_s2_images", type=int, default=8, metavar="N", help="acquisitions a patch (default 8)")
-    add("--select", choices=SELECTIONS, default="nearest",
+    add("--select", choices=("nearest", "first"), default="nearest",
         help="which ones: the nearest in time, or the first of the table as the reference implementation takes them")
     add("--workers", type=int, metavar="N", help="processes (default: the cores, where it pays)")
     add("--output", type=Path, metavar="DIR", help="where to (default ROOT/preprocessed)")
@@ -44,6 +39,11 @@ def _parser() -> Parser:
 
 
 def _main(options: Namespace) -> None:
+    from data_gen.prepare import prepare, summary  # late: --help needs no torch
+    from data_gen.shards import Options
+    from data_gen.workers import quiet
+    from utils.store import FOLDER
+
     if options.max_s2_images < 1 or (options.workers is not None and options.workers < 1):
         raise ConfigError("--max_s2_images and --workers must be 1 or more")
     if options.percentiles is not None and not 0 < options.percentiles <= 100:

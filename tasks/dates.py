@@ -7,24 +7,21 @@ folder.
 import argparse
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-import torch
-from torch import Tensor
 from tqdm import tqdm
 
-from tasks import commands
-from tasks.evaluation.measure import super_resolve
-from tasks.experiment import open_experiment
 from utils.cli import Parser, run
-from utils.dataloader import BreizhSRDataset, collate
-from utils.distributed import world
 from utils.errors import DataError
 from utils.files import write_text
 from utils.geo.bands import shown_positions
-from utils.images import Picture, picture, save_png, sheet
-from utils.metrics.pixel import mean_of_image, to_uint8
+
+if TYPE_CHECKING:  # --help needs no torch
+    from torch import Tensor
+
+    from utils.dataloader import BreizhSRDataset
 
 SPLIT = "dates"
 
@@ -37,7 +34,7 @@ def parser() -> Parser:
     return parsed
 
 
-def places(dataset: BreizhSRDataset) -> dict[str, list[int]]:
+def places(dataset: "BreizhSRDataset") -> dict[str, list[int]]:
     """Positions by place: keys are <place>_<YYYYMMDD>."""
     found: dict[str, list[int]] = {}
     for position in range(len(dataset)):
@@ -51,13 +48,17 @@ def places(dataset: BreizhSRDataset) -> dict[str, list[int]]:
     return found
 
 
-def errors(results: Tensor, truths: Tensor) -> Tensor:
+def errors(results: "Tensor", truths: "Tensor") -> "Tensor":
     """MAE in digital numbers of result i against truth j, (N, N), for images (N, C, H, W)."""
+    import torch
+
+    from utils.metrics.pixel import mean_of_image, to_uint8
+
     results, truths = to_uint8(results).float(), to_uint8(truths).float()
     return torch.stack([mean_of_image((result - truths).abs()) for result in results])
 
 
-def error_table(matrix: Tensor) -> str:
+def error_table(matrix: "Tensor") -> str:
     """Markdown; the least error of each row in bold."""
     names = [f"truth {j + 1}" for j in range(len(matrix))]
     lines = ["| MAE of the result for | " + " | ".join(names) + " |", "|---|" + "---:|" * len(names)]
@@ -68,6 +69,15 @@ def error_table(matrix: Tensor) -> str:
 
 
 def main(options: argparse.Namespace) -> None:
+    import torch
+
+    from tasks import commands
+    from tasks.evaluation.measure import super_resolve
+    from tasks.experiment import open_experiment
+    from utils.dataloader import collate
+    from utils.distributed import world
+    from utils.images import Picture, picture, save_png, sheet
+
     folder = Path("checkpoints") / options.experiment
     with world(options.device) as here:
         experiment = open_experiment(config=folder / "config.yaml", name=options.experiment, hparams=options.hparams)

@@ -6,10 +6,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from tasks.experiment import saved_settings
-from utils.checkpoint import EXPORTED, FORMAT_VERSION, open_saved, write
 from utils.cli import VERSION, Parser, code_version, packages, run
-from utils.config.parse import flatten
 from utils.errors import UserError
 from utils.geo.bands import RGB
 
@@ -28,6 +25,10 @@ def parser() -> Parser:
 
 def main(options: argparse.Namespace) -> None:
     """Averaged weights where there are any, configuration, normalisation, provenance; plain tensors."""
+    from tasks.experiment import saved_settings  # late: --help needs no torch
+    from utils.checkpoint import EXPORTED, FORMAT_VERSION, open_saved, write
+    from utils.config.parse import flatten
+
     if options.model.exists() and not options.overwrite:
         raise UserError(f"{options.model} exists; --overwrite replaces it")
     saved = open_saved(options.experiment, which=options.ckpt)

@@ -30,7 +30,7 @@ def test_the_patches_that_differ_most_without_a_second_bicubic_column(tmp_path: 
     b = experiment(tmp_path, "b", better, pictures=True)
     said = succeed("tasks/compare.py", a, b, "--patches", 1, cwd=tmp_path).stdout
     assert "the 1 of 2 patches with pictures on which PSNR differs most" in said
-    drawn = Image.open(tmp_path / "comparison" / "comparison.png").convert("RGB")
+    drawn = Image.open(tmp_path / "checkpoints" / "comparison" / "comparison.png").convert("RGB")
     assert drawn.width / 4 == pytest.approx(drawn.height, rel=0.3)  # input, bicubic, b, truth
     colours = {colour for _, colour in drawn.getcolors(maxcolors=1 << 20)}
     assert (60, 60, 60) in colours  # of patch 001
@@ -40,7 +40,7 @@ def test_the_patches_that_differ_most_without_a_second_bicubic_column(tmp_path: 
 def test_reference_experiments(golden: Golden, tmp_path: Path) -> None:
     """Folders that hold only test_results.csv; two patches are too few to say anything."""
     folders = golden.path("infer/rrdb"), golden.path("infer/hr_ltae")
-    said = succeed("tasks/compare.py", *folders, cwd=tmp_path).stdout
+    said = succeed("tasks/compare.py", *folders, "--output", "comparison", cwd=tmp_path).stdout
     assert "2 patches are too few to tell rrdb from hr_ltae" in said
     assert "no pictures" in said
     assert sorted(file.suffix for file in (tmp_path / "comparison").iterdir()) == [".csv", ".md", ".svg", ".tex"]

@@ -1,9 +1,13 @@
 """Errors of commands: one plain line, the documented exit code, a traceback only with --debug."""
 
 import argparse
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
+from tests.golden import ROOT
 from utils.cli import Parser, run
 from utils.errors import DataError
 
@@ -25,3 +29,19 @@ def test_an_error_is_one_plain_line(capsys: pytest.CaptureFixture[str]) -> None:
 def test_debug_shows_the_traceback() -> None:
     with pytest.raises(DataError):
         run(_fail, Parser(description="a test"), ["--debug"])
+
+
+COMMANDS = [
+    path for room in ("data_gen", "tasks") for path in (ROOT / room).glob("*.py") if "__main__" in path.read_text()
+]
+AT_THE_END = "import atexit, sys; atexit.register(lambda: sys.stderr.write(' '.join(sys.modules)))"
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=lambda path: path.name)
+def test_help_imports_nothing_heavy(command: Path) -> None:
+    """An answer to --help, or to an option that isn't known, comes at once."""
+    asked = f"import runpy; sys.argv = [{str(command)!r}, '--help']; runpy.run_path(sys.argv[0], run_name='__main__')"
+    done = subprocess.run([sys.executable, "-c", f"{AT_THE_END}; {asked}"], capture_output=True, text=True)
+    assert done.returncode == 0 and done.stdout.startswith("usage: ")
+    heavy = {"torch", "rasterio", "pandas", "scipy", "skimage", "matplotlib", "pydantic"}
+    assert heavy & set(done.stderr.split()) == set()

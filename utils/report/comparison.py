@@ -1,5 +1,6 @@
 """Several experiments on the same test set: which is better, by how much, how sure; as words, tables and a plot."""
 
+import math
 from collections.abc import Mapping, Sequence
 from itertools import combinations
 from pathlib import Path
@@ -13,12 +14,13 @@ from PIL import Image
 
 from utils.errors import DataError
 from utils.files import quoted
-from utils.images import Picture, save_png
+from utils.images import Picture, save_png, sheet
 from utils.metrics.registry import METHODS, METRICS, known
 from utils.report import plots, statistics
 from utils.report.statistics import Difference, Summary
 
 PICTURES = "report_pictures"  # the folder of kept pictures in an experiment's
+_SHEET_WIDTH, _CELL = 1050, (120, 222)  # of the picture of patches, about; of one patch in it, from and to; pixels
 OVERVIEW = ("psnr", "ssim", "lpips", "mae", "shift_mae", "sharpness_error")
 
 
@@ -312,3 +314,48 @@ def short_names(names: Sequence[str]) -> dict[str, str]:
     while all(len(p) > shared + 1 for p in parts.values()) and len({p[shared] for p in parts.values()}) == 1:
         shared += 1
     return {name: "/".join(p[shared:]) for name, p in parts.items()}
+
+
+# The same patches side by side
+
+
+class PatchSheet(NamedTuple):
+    """Patches side by side, and in words which they are."""
+
+    image: Image.Image
+    note: str
+
+
+def side_by_side(folders: Mapping[str, Path], tables: Mapping[str, pd.DataFrame], *, patches: int) -> PatchSheet | None:
+    """Input, bicubic, results and truth of patches on which PSNR differs most; None where none has all pictures."""
+    kept = {name: load_pictures(folder) for name, folder in folders.items()}
+    first = next(iter(kept))
+    shared = [key for key in tables[first]["key"] if all(key in pictures for pictures in kept.values())]
+    if not shared:
+        return None
+    psnr = {name: dict(zip(table["key"], column(table, "psnr"), strict=True)) for name, table in tables.items()}
+    chosen = sorted(shared, key=lambda key: -_range([of[key] for of in psnr.values()]))[:patches]
+    common = {title: [kept[first][key].get(title) for key in chosen] for title in ("nearest input", "bicubic", "truth")}
+    results = [[kept[name][key].get("result") for key in chosen] for name in folders]
+    before = [common["nearest input"]]
+    if not any(_same(common["bicubic"], of) for of in results):  # an experiment may be bicubic interpolation itself
+        before.append(common["bicubic"])
+    short = short_names(list(folders))
+    titles = [*("nearest input", "bicubic")[: len(before)], *(short[name] for name in folders), "truth"]
+    rows = [list(row) for row in zip(*before, *results, common["truth"], strict=True)]
+    captions = [
+        [f"patch {key}", ""][: len(before)] + [f"{psnr[name][key]:.2f} dB" for name in folders] + [""] for key in chosen
+    ]
+    cell = max(_CELL[0], min(_CELL[1], _SHEET_WIDTH // len(titles)))
+    image = sheet(rows, titles, captions, cell=cell)
+    return PatchSheet(image, f"the {len(chosen)} of {len(shared)} patches with pictures on which PSNR differs most")
+
+
+def _range(values: Sequence[float]) -> float:
+    """From the least to the largest value; infinite ones (identical images) come first, NaN last."""
+    known = [value for value in values if not math.isnan(value)]
+    return max(known) - min(known) if known and min(known) < math.inf else -math.inf
+
+
+def _same(a: Sequence[Picture | None], b: Sequence[Picture | None]) -> bool:
+    return all(x is not None and y is not None and np.array_equal(x, y) for x, y in zip(a, b, strict=True))
