@@ -14,12 +14,9 @@ from tasks.build import build_task
 from tasks.evaluation.evaluate import VALIDATION_FIGURES, Validation, evaluate
 from tasks.evaluation.results import Evaluated
 from tasks.experiment import Experiment, locked, move_aside, open_experiment, record
-from tasks.scenes.predict import predict_from_options
 from tasks.super_resolver import SuperResolver
 from tasks.training.checkpoints import CheckpointManager
-from tasks.training.loop import fit
 from tasks.training.state import TrainState
-from tasks.training.summary import task_summary
 from utils.checkpoint import EXPORTED, Saved, load_matching, load_weights
 from utils.config.settings import Settings
 from utils.dataloader import BreizhSRDataset
@@ -81,6 +78,8 @@ def with_bands(experiment: Experiment) -> Experiment:
 
 def train(options: argparse.Namespace, world: World) -> None:
     """Start or resume a training run."""
+    from tasks.training.loop import fit  # late, as what others need alone: tensorboard, flop counter, rasterio
+
     if options.ckpt or options.limit or options.split != "test":
         raise ConfigError("--ckpt, --limit and --split go with --infer")
     experiment = _open(options)
@@ -122,6 +121,8 @@ def train(options: argparse.Namespace, world: World) -> None:
 
 def describe(options: argparse.Namespace, world: World) -> None:
     """Print what would be trained."""
+    from tasks.training.summary import task_summary
+
     settings = with_bands(_open(options)).settings
     task = build_task(settings)
     size = None
@@ -222,6 +223,8 @@ def infer(options: argparse.Namespace, world: World) -> None:
 
 def predict(options: argparse.Namespace, world: World) -> None:
     """Super-resolve rasters into one georeferenced image."""
+    from tasks.scenes.predict import predict_from_options
+
     if options.infer or options.reset or options.dry_run:
         raise ConfigError("--predict goes without --infer, --reset and --dry_run")
     experiment = _open(options)
