@@ -7,24 +7,23 @@ After it, nine of ten errors of that split lie within 1.645 standard deviations.
 import argparse
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-import torch
-from torch import Tensor
 from tqdm import tqdm
 
-from tasks import commands
-from tasks.base import Task
-from tasks.evaluation.measure import super_resolve
-from tasks.experiment import Experiment, locked, open_experiment
-from utils.checkpoint import write
 from utils.cli import Parser, run
-from utils.config.settings import Settings
-from utils.dataloader import BreizhSRDataset, evaluation_loader
-from utils.distributed import World, world
 from utils.errors import CheckpointError, ConfigError, DataError
-from utils.metrics.calibration import COVERED, FITTED, coverage, fitted_factor
+
+if TYPE_CHECKING:  # --help needs no torch
+    from torch import Tensor
+
+    from tasks.base import Task
+    from tasks.experiment import Experiment
+    from utils.config.settings import Settings
+    from utils.dataloader import BreizhSRDataset
+    from utils.distributed import World
 
 STEP = 3  # every third row and column is enough, and meets each of the pixels that share one of the input
 
@@ -42,13 +41,18 @@ def parser() -> Parser:
 
 
 def errors_and_deviations(
-    task: Task, split: BreizhSRDataset, *, settings: Settings, here: World, samples: int, limit: int | None
-) -> tuple[Tensor, Tensor]:
+    task: "Task", split: "BreizhSRDataset", *, settings: "Settings", here: "World", samples: int, limit: int | None
+) -> "tuple[Tensor, Tensor]":
     """Errors of a split's pixels and the standard deviations that the model states for them, (C, N) each.
 
     Raises:
         ConfigError: the model states none.
     """
+    import torch
+
+    from tasks.evaluation.measure import super_resolve
+    from utils.dataloader import evaluation_loader
+
     errors: list[Tensor] = []
     deviations: list[Tensor] = []
     loader = evaluation_loader(split, batch_size=settings.evaluation.test_batch_size, limit=limit)
@@ -64,8 +68,15 @@ def errors_and_deviations(
     return torch.cat(errors, dim=1), torch.cat(deviations, dim=1)
 
 
-def calibrate(experiment: Experiment, here: World, *, split: str, samples: int, limit: int | None) -> str:
+def calibrate(experiment: "Experiment", here: "World", *, split: str, samples: int, limit: int | None) -> str:
     """Fit the factors and write them into the checkpoint. Returns what was found, as text."""
+    import torch
+
+    from tasks import commands
+    from tasks.experiment import locked
+    from utils.checkpoint import write
+    from utils.metrics.calibration import COVERED, FITTED, coverage, fitted_factor
+
     saved, settings = experiment.saved, experiment.settings
     task = commands.trained_task(experiment)
     if saved is None:
@@ -92,6 +103,9 @@ def calibrate(experiment: Experiment, here: World, *, split: str, samples: int, 
 
 
 def main(options: argparse.Namespace) -> None:
+    from tasks.experiment import open_experiment
+    from utils.distributed import world
+
     name = options.experiment.rstrip("/").removeprefix("checkpoints/")
     with world(options.device) as here:
         experiment = open_experiment(
