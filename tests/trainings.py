@@ -37,7 +37,7 @@ _PRELOADED = [
         "skimage.metrics",
     ),
     *("data_gen.prepare", "data_gen.checks.run", "data_gen.custom.build", "data_gen.synthetic.dataset"),
-    *("PIL.ImageDraw", "PIL.PngImagePlugin"),
+    *("utils.report.page", "matplotlib.backends.backend_svg", "PIL.ImageDraw", "PIL.PngImagePlugin"),
 ]
 
 
