@@ -55,7 +55,7 @@ from utils.geo.sources import open_raster
 from utils.geo.windows import Box, Span
 from utils.metrics.lpips import load_lpips
 from utils.report.comparison import save_pictures
-from utils.store import MANIFEST, checksum, read_manifest
+from utils.store import MANIFEST, Geometry, ShardInfo, checksum, open_shard, read_manifest
 
 FUZZ = settings(max_examples=examples(30), suppress_health_check=[HealthCheck.function_scoped_fixture])
 
@@ -143,10 +143,16 @@ def open_folder(path: Path) -> object:
     return open_saved(path.parent)
 
 
+def open_shard_of_a_store(path: Path) -> object:
+    info = ShardInfo(file=path.name, samples=1, singles=0, clipped=0, bytes=path.stat().st_size, sha256="")
+    return open_shard(path.parent, info, Geometry(hr_size=8, scale=4, length=1))
+
+
 DOORS: list[tuple[Callable[[Path], object], type[UserError]]] = [
     (read, CheckpointError),
     (open_folder, CheckpointError),
     (load_lpips_from, CheckpointError),
+    (open_shard_of_a_store, DataError),
     (read_pickled_table, DataError),
 ]
 
@@ -184,10 +190,11 @@ def test_a_refusal_names_what_was_asked_for(tmp_path: Path) -> None:
 
 def test_packed_archives_are_refused(tmp_path: Path) -> None:
     """A gigabyte of zeros is a megabyte, packed."""
-    path = tmp_path / "model.ckpt"
+    path = tmp_path / file_name(5)
     path.write_bytes(archive(pickle.dumps({"a": bytes(10**6)}), compression=zipfile.ZIP_DEFLATED))
-    with pytest.raises(CheckpointError, match="packed"):
-        read(path)
+    for door, error in DOORS[:-1]:
+        with pytest.raises(error, match="packed"):
+            door(path)
 
 
 @pytest.mark.parametrize("shape", [(1 << 40,), (1 << 20, 1 << 20), (-1,)])

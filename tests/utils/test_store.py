@@ -3,10 +3,8 @@
 import copy
 import json
 import math
-import pickle
 import random
 import shutil
-import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,7 +15,6 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.data import write_prepared
-from tests.pickles import Call, Name, dumps
 from tests.soak import examples
 from utils.errors import DataError
 from utils.store import (
@@ -85,14 +82,6 @@ def test_positions_across_shards(store: Path) -> None:
     for position in (-1, 8):
         with pytest.raises(IndexError):
             opened.locate(position)
-
-
-def test_a_store_goes_to_other_processes_without_its_memory(store: Path) -> None:
-    opened = Store(store, "train")
-    opened.shard(0)
-    size = len(pickle.dumps(opened))
-    assert size < 10_000
-    assert torch.equal(pickle.loads(pickle.dumps(opened)).shard(0)["hr"], opened.shard(0)["hr"])
 
 
 def test_a_killed_writer_leaves_no_shard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -266,45 +255,6 @@ def test_links_are_no_shards(store: Path, tmp_path: Path) -> None:
     (store / "train-00000.pt").symlink_to(tmp_path / "elsewhere.pt")
     with pytest.raises(DataError, match="is missing"):
         Store(store, "train")
-
-
-class Payload:
-    def __init__(self, canary: Path) -> None:
-        self.canary = canary
-
-    def __reduce__(self) -> Any:
-        return Path.touch, (self.canary,)
-
-
-def test_packed_shards_are_refused_before_they_are_unpacked(store: Path) -> None:
-    """A gigabyte of zeros is a megabyte, packed."""
-    path = store / "train-00000.pt"
-    size = path.stat().st_size
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as target:
-        target.writestr("archive/data.pkl", pickle.dumps(bytes(10**6)))
-        target.writestr("archive/ballast", random.Random(0).randbytes(size))
-    edit(store, lambda c: first(c).update(bytes=path.stat().st_size))
-    with pytest.raises(DataError, match="is packed"):
-        Store(store, "train").shard(0)
-
-
-@pytest.mark.parametrize("kind", ["zip", "legacy", "bare"])
-def test_hostile_shards_run_nothing(store: Path, tmp_path: Path, kind: str) -> None:
-    canary, path = tmp_path / "canary", store / "train-00000.pt"
-    size = path.stat().st_size
-    ballast = torch.zeros(size, dtype=torch.uint8)
-    if kind == "bare":
-        path.write_bytes(dumps(Call(Name("os", "system"), (f"touch {canary}",))) + bytes(size))
-    else:
-        content = {"hr": Payload(canary), "ballast": ballast}
-        torch.save(content, path, _use_new_zipfile_serialization=kind == "zip")
-        torch.load(path, weights_only=False)
-        assert canary.exists()  # where it is trusted it runs
-        canary.unlink()
-    edit(store, lambda c: first(c).update(bytes=path.stat().st_size))
-    with pytest.raises(DataError, match="can't be read"):
-        Store(store, "train").shard(0)
-    assert not canary.exists()
 
 
 @settings(max_examples=examples(50), suppress_health_check=[HealthCheck.function_scoped_fixture])
