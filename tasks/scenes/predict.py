@@ -124,7 +124,7 @@ def predict_scene(
         store = TileStore(
             store_folder(request.output),
             record=tiles.record,
-            fingerprint=fingerprint(
+            fingerprint=_fingerprint(
                 predictor,
                 acquisitions,
                 request,
@@ -237,7 +237,7 @@ def _calibration(predictor: Predictor) -> str:
     return "factors " + ", ".join(f"{factor:.3f}" for factor in predictor.calibration)
 
 
-def fingerprint(
+def _fingerprint(
     predictor: Predictor,
     acquisitions: Sequence[Acquisition],
     request: Request,

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from utils.files import atomic_write
-from utils.geo.bands import RGB
+from utils.geo.bands import shown_positions
 from utils.geo.windows import Box
 from utils.images import save_png
 
@@ -53,20 +53,13 @@ def save_preview(path: Path, before: NDArray[np.float32], after: NDArray[np.floa
     pictures = []
     for image in (before, after):
         shown = []
-        for band in shown_bands(bands):
+        for band in shown_positions(bands):
             low, high = np.percentile(before[band][known], (1, 99)) if known.any() else (0, 1)
             shown.append(np.clip((image[band] - low) / max(high - low, 1) * 255, 0, 255))
         pictures.append(np.stack(shown, axis=-1).astype(np.uint8))
     gap = np.full((pictures[1].shape[0], 8, 3), 255, np.uint8)
     height = min(picture.shape[0] for picture in pictures)
     save_png(np.concatenate([pictures[0][:height], gap[:height], pictures[1][:height]], axis=1), path)
-
-
-def shown_bands(bands: Sequence[str]) -> tuple[int, int, int]:
-    """Where the bands are that stand for red, green and blue in pictures."""
-    if set(RGB) <= set(bands):
-        return bands.index(RGB[0]), bands.index(RGB[1]), bands.index(RGB[2])
-    return (0, 1, 2) if len(bands) >= 3 else (0, 0, 0)
 
 
 def save_animation(path: Path, maps: Sequence[Path], titles: Sequence[str], *, bands: Sequence[str]) -> None:
@@ -76,7 +69,7 @@ def save_animation(path: Path, maps: Sequence[Path], titles: Sequence[str], *, b
         with rasterio.open(file) as source:
             times = max(1.0, max(source.shape) / FRAME)
             size = (round(source.height / times), round(source.width / times))
-            frames.append(source.read([band + 1 for band in shown_bands(bands)], out_shape=(3, *size)))
+            frames.append(source.read([band + 1 for band in shown_positions(bands)], out_shape=(3, *size)))
     known = [frame[:, frame.max(axis=0) > NODATA] for frame in frames]  # (3, n) each
     together = np.concatenate(known, axis=1)
     low, high = np.percentile(together, (1, 99), axis=1) if together.size else (np.zeros(3), np.ones(3))

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from tasks.scenes.tiling import Layout, overlap_for, plan, run_in_batches
 from utils.errors import ConfigError, TrainingError
-from utils.geo.windows import ALIGNMENT, Box, Span, mirrored
+from utils.geo.windows import ALIGNMENT, Box, Span
 
 spans = st.tuples(st.integers(0, 300), st.integers(1, 200)).map(lambda x: Span(x[0], x[0] + x[1]))
 regions = st.tuples(spans, spans).map(lambda x: Box(*x))
@@ -93,12 +93,6 @@ def test_tiles_are_visited_block_by_block() -> None:
     changes = sum(a != b for a, b in itertools.pairwise(blocks))
     assert changes == len(set(blocks)) - 1
     assert len(set(layout.order())) == np.prod(layout.counts)
-
-
-@given(st.integers(1, 30), st.integers(0, 80))
-def test_mirrored_is_numpys_symmetric_padding(size: int, margin: int) -> None:
-    expected = np.pad(np.arange(size), margin, mode="symmetric")
-    np.testing.assert_array_equal(mirrored(Span(-margin, size + margin), size), expected)
 
 
 @settings(deadline=None)
