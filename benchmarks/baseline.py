@@ -12,7 +12,6 @@ from skimage.metrics import structural_similarity
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models.layers import Mish, PReLU
 from utils.dataloader import Raw
 from utils.radiometry import PUBLISHED_MAXIMA
 
@@ -20,15 +19,9 @@ _BORDER = 3  # pixels of shift
 Module = TypeVar("Module", bound=nn.Module)
 
 
-def plain_layers(module: Module) -> Module:
-    """A copy in torch's default memory format, with torch's own activations."""
-    plain = copy.deepcopy(module).to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
-    for layer in plain.modules():
-        if isinstance(layer, Mish):
-            layer.__class__ = nn.Mish  # type: ignore[assignment]
-        elif isinstance(layer, PReLU):
-            layer.__class__ = nn.PReLU  # type: ignore[assignment]
-    return plain
+def nchw(module: Module) -> Module:
+    """A copy in torch's default memory format."""
+    return copy.deepcopy(module).to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
 
 
 def stored(raw: Raw) -> dict[str, NDArray[np.float32]]:

@@ -18,7 +18,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import baseline
-from benchmarks.baseline import plain_layers
+from benchmarks.baseline import nchw
 from benchmarks.limits import BF16, FP32, MEMORY, timed
 from benchmarks.timing import BenchmarkRun, Precision, Row, SamplerName, Timing, published, task_of
 from data_gen.prepare import prepare
@@ -96,7 +96,7 @@ def step_call(prepared: Path, step: Step, way: Way, here: World) -> Callable[[],
     settings = replace(settings, training=training)
     task = task_of(settings)
     if way.plain:
-        task = plain_layers(task)
+        task = nchw(task)
     data = BreizhSRDataset(prepared, "train", sen2_amount=settings.data.sen2_amount)
     (raw,) = training_loader(data, batch_size=step.batch, seed=0, stop_step=1)
     learner = TrainState(task, settings, data=data, world=here)
@@ -142,7 +142,7 @@ def reverse_step(bench: BenchmarkRun) -> list[Row]:
     unet = _task(published(CONFIG)).model.denoise_fn
     last = copy.deepcopy(unet)
     bench.world.place(last)
-    networks = {"plain": plain_layers(unet), "float32, NCHW": unet, "float32": last, "bfloat16": last}
+    networks = {"plain": nchw(unet), "float32, NCHW": unet, "float32": last, "bfloat16": last}
     x, t, condition = torch.randn(1, 3, size, size), torch.tensor([250]), torch.randn(1, unet.dim, size, size)
     with torch.inference_mode(), FlopCounterMode(display=False) as counter:
         unet(x, t, condition)
@@ -175,7 +175,7 @@ def whole_image(bench: BenchmarkRun) -> list[Row]:
     batch = data.to_batch(collate([data.raw(0)]))
     timesteps = settings.diffusion.timesteps
     task = _task(settings)
-    plain = plain_layers(task)
+    plain = nchw(task)
     few, more = (_steps_of_ddpm(plain, count) for count in (1, 1 + _TIMED))
     calls = {
         "one step": lambda: _predict(bench, few, batch, settings),

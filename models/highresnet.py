@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from models.layers import PReLU, conv3x3, doublings
+from models.layers import conv3x3, doublings
 from models.series import Backbone, Prediction, Series
 
 DecoderKind = Literal["published", "smooth"]
@@ -19,7 +19,7 @@ class ResidualBlock(nn.Module):
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.block = nn.Sequential(conv3x3(width, width), PReLU(), conv3x3(width, width), PReLU())
+        self.block = nn.Sequential(conv3x3(width, width), nn.PReLU(), conv3x3(width, width), nn.PReLU())
 
     def forward(self, x: Tensor) -> Tensor:
         return x + self.block(x)
@@ -30,7 +30,7 @@ class Encoder(nn.Module):
 
     def __init__(self, *, channels: int, width: int, layers: int) -> None:
         super().__init__()
-        self.init_layer = nn.Sequential(conv3x3(2 * channels, width), PReLU())
+        self.init_layer = nn.Sequential(conv3x3(2 * channels, width), nn.PReLU())
         self.res_layers = nn.Sequential(*(ResidualBlock(width) for _ in range(layers)))
         self.final = nn.Sequential(conv3x3(width, width))
 
@@ -47,7 +47,7 @@ class RecursiveFusion(nn.Module):
     def __init__(self, *, width: int, alpha_residual: bool = True) -> None:
         super().__init__()
         self.alpha_residual = alpha_residual
-        self.fuse = nn.Sequential(ResidualBlock(2 * width), conv3x3(2 * width, width), PReLU())
+        self.fuse = nn.Sequential(ResidualBlock(2 * width), conv3x3(2 * width, width), nn.PReLU())
 
     def forward(self, x: Tensor, alphas: Tensor) -> Tensor:
         batch, views = x.shape[:2]
@@ -80,7 +80,7 @@ class Decoder(nn.Module):
                 up: nn.Module = nn.Sequential(nn.Upsample(scale_factor=2, mode="bilinear"), conv3x3(width, width))
             else:
                 up = nn.ConvTranspose2d(width, width, kernel_size=2, stride=2)
-            self.add_module("deconv" if i == 1 else f"deconv{i}", nn.Sequential(up, PReLU()))
+            self.add_module("deconv" if i == 1 else f"deconv{i}", nn.Sequential(up, nn.PReLU()))
         self.final = conv3x3(width, channels) if kind == "smooth" else nn.Conv2d(width, channels, kernel_size=1)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from models.layers import Mish, doublings
+from models.layers import doublings
 
 
 class ReflectionPad(nn.ReflectionPad2d):
@@ -36,7 +36,7 @@ def time_embedding(t: Tensor, dim: int) -> Tensor:
 class Block(nn.Module):
     def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__()
-        self.block = nn.Sequential(*reflected_conv(in_channels, out_channels), Mish())
+        self.block = nn.Sequential(*reflected_conv(in_channels, out_channels), nn.Mish())
 
     def forward(self, x: Tensor) -> Tensor:
         return self.block(x)
@@ -47,7 +47,7 @@ class ResnetBlock(nn.Module):
 
     def __init__(self, in_channels: int, out_channels: int, *, time_dim: int) -> None:
         super().__init__()
-        self.mlp = nn.Sequential(Mish(), nn.Linear(time_dim, out_channels))
+        self.mlp = nn.Sequential(nn.Mish(), nn.Linear(time_dim, out_channels))
         self.block1 = Block(in_channels, out_channels)
         self.block2 = Block(out_channels, out_channels)
         same = in_channels == out_channels
@@ -184,7 +184,7 @@ class UNet(nn.Module):
         self.dim = dim
         widths = [dim * mult for mult in dim_mults]
         self.cond_proj = nn.ConvTranspose2d(cond_channels, dim, kernel_size=2 * scale, stride=scale, padding=scale // 2)
-        self.mlp = nn.Sequential(nn.Linear(dim, 4 * dim), Mish(), nn.Linear(4 * dim, dim))
+        self.mlp = nn.Sequential(nn.Linear(dim, 4 * dim), nn.Mish(), nn.Linear(4 * dim, dim))
         self.downs = nn.ModuleList()
         for i, (width_in, width_out) in enumerate(zip([channels, *widths], widths, strict=False)):
             self.downs.append(
@@ -212,14 +212,18 @@ class UNet(nn.Module):
         self.mid_block2 = ResnetBlock(widths[-1], widths[-1], time_dim=dim)
         self.final_conv = nn.Sequential(Block(widths[0], dim), nn.Conv2d(dim, channels, kernel_size=1))
         self.up_proj = nn.Sequential(*reflected_conv(channels, dim)) if up_input else None
-        self.step_mlp = nn.Sequential(nn.Linear(dim, 4 * dim), Mish(), nn.Linear(4 * dim, dim)) if step_input else None
+        self.step_mlp = (
+            nn.Sequential(nn.Linear(dim, 4 * dim), nn.Mish(), nn.Linear(4 * dim, dim)) if step_input else None
+        )
         if weight_init:
             self.apply(initialise_weights)
         if use_wn:
             normalise_weights(self)
-        if self.step_mlp is not None:
-            nn.init.zeros_(self.step_mlp[-1].get_parameter("weight"))
-            nn.init.zeros_(self.step_mlp[-1].get_parameter("bias"))
+        if step_input:
+            last = nn.Linear(4 * dim, dim)
+            nn.init.zeros_(last.weight)
+            nn.init.zeros_(last.bias)
+            self.step_mlp = nn.Sequential(nn.Linear(dim, 4 * dim), nn.Mish(), last)
 
     def condition(self, features: Tensor, base: Tensor) -> Tensor:
         """Features (B, cond_channels, h, w) and bicubic image (B, C, H, W) -> (B, dim, H, W), for all times."""

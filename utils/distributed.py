@@ -1,7 +1,6 @@
 """Where the work runs: device, precision and the other processes. Every device decision stands here."""
 
 import contextlib
-import ctypes
 import logging
 import os
 import sys
@@ -136,8 +135,6 @@ def world(device_name: str) -> Iterator[World]:
     if device.type == "cuda":
         torch.backends.cuda.matmul.allow_tf32 = False  # float32 means float32; bf16 is there for speed
         torch.backends.cudnn.benchmark = True  # patches have one size
-    elif device.type == "cpu":
-        keep_freed_memory()
     if os.environ.get("WORLD_SIZE", "1") == "1":
         yield World(device)
         return
@@ -191,21 +188,6 @@ def _is_first(failures: dist.Store) -> bool:
 def _is_of_another_process(error: RuntimeError) -> bool:
     """Whether this process failed because another one has ended in the middle of an exchange."""
     return isinstance(error, dist.DistError) or "gloo" in str(error) or "NCCL" in str(error)
-
-
-_TRIM_THRESHOLD, _MMAP_MAX = -1, -4  # parameters of glibc's mallopt
-
-
-def keep_freed_memory() -> None:
-    """Freed blocks stay with this process, for the next tensor. Where the C library is not glibc nothing happens.
-
-    By default glibc gives blocks of megabytes back to the system at once, and the system clears each page of the next
-    one: on CPUs that is a tenth of a network's time. The peak of memory is the same.
-    """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
-    if mallopt is not None:
-        mallopt(_MMAP_MAX, 0)
-        mallopt(_TRIM_THRESHOLD, 2**31 - 1)
 
 
 def is_out_of_memory(error: BaseException) -> bool:

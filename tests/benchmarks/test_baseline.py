@@ -5,10 +5,8 @@ import pytest
 import torch
 
 from benchmarks import baseline
-from models.unet import UNet
 from tests.data import write_prepared
 from utils.dataloader import BreizhSRDataset, collate
-from utils.distributed import World
 from utils.metrics.pixel import measure
 
 
@@ -26,14 +24,3 @@ def test_metrics() -> None:
     sr, hr = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (2, 3, 40, 33), dtype=np.uint8))
     quick = {name: float(value) for name, value in measure(sr[None], hr[None]).items()}
     assert baseline.metrics(sr, hr) == pytest.approx(quick, rel=1e-9)
-
-
-def test_layers() -> None:
-    torch.manual_seed(0)
-    network = UNet(dim=8, dim_mults=(1, 2), cond_channels=4)
-    World(torch.device("cpu")).place(network)
-    other = baseline.plain_layers(network)
-    inputs = torch.randn(1, 3, 16, 16), torch.tensor([3]), torch.randn(1, 8, 16, 16)
-    assert any(type(layer) is torch.nn.Mish for layer in other.modules())
-    assert not any(type(layer) is torch.nn.Mish for layer in network.modules())
-    torch.testing.assert_close(other(*inputs), network(*inputs))

@@ -16,7 +16,6 @@ from models import losses
 from models.bicubic import Bicubic
 from models.diffusion import SRDiff
 from models.highresnet import HighResNet
-from models.layers import Mish
 from models.ltae import LTAE2d
 from models.misr import RRDBLTAE, HighResLTAE, RRDBHighResNet
 from models.rrdb import RRDBNet
@@ -258,7 +257,7 @@ def embedded_time(case: str, entry: dict[str, Any], inputs: Inputs, dtype: torch
 
 
 def mish(case: str, entry: dict[str, Any], inputs: Inputs, dtype: torch.dtype) -> Outputs:
-    return {"y": Mish()(inputs["x"])}
+    return {"y": torch.nn.Mish()(inputs["x"])}
 
 
 # Images
