@@ -1,6 +1,6 @@
 """Make an experiment's uncertainty mean what it says: factors a band, fitted on the validation split.
 
-After it, nine of ten errors of that split lie within 1.645 standard deviations. The factors go into the checkpoint;
+After it, nine of ten errors of that split lie within 1.64 standard deviations. The factors go into the checkpoint;
 `--predict --uncertainty` applies them, and `--infer` reports coverage before and after.
 """
 
@@ -75,7 +75,7 @@ def calibrate(experiment: "Experiment", here: "World", *, split: str, samples: i
     from tasks import commands
     from tasks.experiment import locked
     from utils.checkpoint import write
-    from utils.metrics.calibration import COVERED, FITTED, coverage, fitted_factor
+    from utils.metrics.calibration import COVERED, FITTED, LAPLACE, NORMAL, coverage, fitted_factor
 
     saved, settings = experiment.saved, experiment.settings
     task = commands.trained_task(experiment)
@@ -90,14 +90,15 @@ def calibrate(experiment: "Experiment", here: "World", *, split: str, samples: i
     error, deviation = errors_and_deviations(
         task, data, settings=settings, here=here, samples=samples if task.is_stochastic else 1, limit=limit
     )
-    factors = [fitted_factor(*band) for band in zip(error, deviation, strict=True)]
+    family = NORMAL if task.is_stochastic else LAPLACE
+    factors = [fitted_factor(*band, family=family) for band in zip(error, deviation, strict=True)]
     with locked(experiment.folder):
         kept = {"factors": factors, "level": FITTED, "split": split, "samples": samples, "pixels": error.shape[1]}
         write(saved.path, {**saved.content, "calibration": kept})
     lines = [f"{saved.path}: factors {', '.join(f'{factor:.3f}' for factor in factors)}"]
     scaled = deviation * torch.tensor(factors)[:, None]
     for words, stated in (("before", deviation), ("after", scaled)):
-        shares = zip(COVERED, coverage(error, stated).tolist(), strict=True)
+        shares = zip(COVERED, coverage(error, stated, family=family).tolist(), strict=True)
         lines.append(f"{words}: " + ", ".join(f"{share:.1%} of errors in {level:.0%}" for level, share in shares))
     return "\n".join(lines) + "\n"
 

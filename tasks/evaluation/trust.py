@@ -81,7 +81,9 @@ def measure_trust(
     if result.deviation is not None:
         before = calibration_sums(result.sr, batch.hr, result.deviation, samples=result.samples)
         if factors is not None:
-            after = calibration_sums(result.sr, batch.hr, result.deviation, factors=torch.tensor(factors))
+            after = calibration_sums(
+                result.sr, batch.hr, result.deviation, samples=result.samples, factors=torch.tensor(factors)
+            )
     return columns, Trust(rings, before, after)
 
 

@@ -60,7 +60,7 @@ def save_picture(maps: NDArray[np.float32], path: Path) -> None:
         axes.set_title(title)
         axes.set_axis_off()
         colours = matplotlib.colormaps["coolwarm" if band == DAYS else "viridis"].with_extremes(bad="lightgrey")
-        lowest, highest = (-limit, limit) if band == DAYS else (0, None)
+        lowest, highest = (-limit, limit) if band == DAYS else (0 if band == VALID else None, None)
         image = axes.imshow(shown[band], cmap=colours, vmin=lowest, vmax=highest, interpolation="nearest")
         figure.colorbar(image, ax=axes, orientation="horizontal", shrink=0.8)
     with atomic_write(path) as aside:

@@ -5,7 +5,7 @@ After Gneiting and Raftery, *Strictly proper scoring rules, prediction, and esti
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -49,10 +49,12 @@ def calibration_sums(
         sr: results, (B, C, H, W) in [-1, 1].
         hr: truths, likewise.
         deviation: of the samples, or stated by a Laplace head, likewise.
-        samples: (B, k, C, H, W), where there are any. Then the spread has the unbiased variance, with the share by
-            which a mean of k errs, and CRPS is that of the ensemble; else CRPS is that of Laplace distributions.
-        factors: (C,), of a calibration: the deviations times these, as normal distributions.
+        samples: (B, k, C, H, W), where there are any. Then intervals are those of normal distributions, CRPS is the
+            ensemble's, and the spread has the unbiased variance and the share by which a mean of k errs. Without
+            samples, intervals and CRPS are those of Laplace distributions.
+        factors: (C,), of a calibration: with them the deviations times these count, and the samples' values no more.
     """
+    family = LAPLACE if samples is None else NORMAL
     error, stated = (sr - hr) * _HALF_RANGE, deviation * _HALF_RANGE
     ranks = error.new_zeros(0, dtype=torch.float64)
     if samples is not None:
@@ -60,15 +62,15 @@ def calibration_sums(
         ranks = rank_histogram(ensemble, truth) * truth.numel()
     if factors is not None:
         stated = stated * factors.to(stated).view(-1, 1, 1)
-        crps, variance = crps_of_normal(error, stated.clamp(min=1e-6)), stated.square()
+        crps, variance = family.crps(error, stated.clamp(min=1e-6)), stated.square()
     elif samples is not None:
         k = samples.shape[1]
         crps, variance = crps_of_samples(ensemble, truth), stated.square() * ((k + 1) / (k - 1))
     else:
-        crps, variance = crps_of_laplace(error, stated / math.sqrt(2)), stated.square()
+        crps, variance = family.crps(error, stated), stated.square()
     return CalibrationSums(
         pixels=torch.tensor(float(error.numel()), dtype=torch.float64),
-        covered=(coverage(error, stated) * error.numel()).cpu(),
+        covered=(coverage(error, stated, family=family) * error.numel()).cpu(),
         variance=variance.sum(dtype=torch.float64).cpu(),
         squares=error.square().sum(dtype=torch.float64).cpu(),
         crps=crps.sum(dtype=torch.float64).cpu(),
@@ -94,18 +96,21 @@ def rank_histogram(samples: Tensor, truth: Tensor) -> Tensor:
     return steps.cumsum(dim=0)[:-1] / max(1, truth.numel())
 
 
-def coverage(error: Tensor, deviation: Tensor, *, levels: Sequence[float] = COVERED) -> Tensor:
-    """The shares of errors that lie within the central intervals of normal distributions.
+def coverage(
+    error: Tensor, deviation: Tensor, *, levels: Sequence[float] = COVERED, family: "Family | None" = None
+) -> Tensor:
+    """The shares of errors that lie within the central intervals of their distributions.
 
     Args:
         error: result minus truth, any shape.
         deviation: the standard deviations that are stated for them, likewise.
         levels: the probabilities of the intervals.
+        family: of the distributions; None: normal.
 
     Returns:
-        (levels,) float64: the levels themselves where the deviations are right and the errors normal.
+        (levels,) float64: the levels themselves where the deviations and the family are right.
     """
-    quantiles = [normal_quantile(level) for level in levels]
+    quantiles = [(family or NORMAL).quantile(level) for level in levels]
     distance = error.abs()
     return torch.stack([(distance <= quantile * deviation).double().mean() for quantile in quantiles])
 
@@ -113,6 +118,11 @@ def coverage(error: Tensor, deviation: Tensor, *, levels: Sequence[float] = COVE
 def normal_quantile(level: float) -> float:
     """Half the width, in standard deviations, of a normal distribution's central interval of a probability."""
     return math.sqrt(2) * float(torch.special.erfinv(torch.tensor(level, dtype=torch.float64)))
+
+
+def laplace_quantile(level: float) -> float:
+    """The same of a Laplace distribution."""
+    return -math.log(1 - level) / math.sqrt(2)
 
 
 def spread_to_error(samples: Tensor, truth: Tensor) -> Tensor:
@@ -153,14 +163,26 @@ def crps_of_laplace(error: Tensor, scale: Tensor) -> Tensor:
     return scale * (z + torch.exp(-z) - 0.75)
 
 
-def fitted_factor(error: Tensor, deviation: Tensor, *, level: float = FITTED) -> float:
-    """The factor on the deviations with which a normal distribution's interval covers its share of the errors.
+def fitted_factor(error: Tensor, deviation: Tensor, *, level: float = FITTED, family: "Family | None" = None) -> float:
+    """The factor on the deviations with which a distribution's interval covers its share of the errors.
 
     Args:
         error: result minus truth, (N,).
         deviation: the standard deviations that are stated for them, (N,).
         level: the probability of the interval.
+        family: of the distribution; None: normal.
     """
     ratio = (error.abs() / deviation.clamp(min=torch.finfo(deviation.dtype).eps)).flatten()
     rank = min(max(1, math.ceil(level * ratio.numel())), ratio.numel())
-    return float(ratio.kthvalue(rank).values) / normal_quantile(level)
+    return float(ratio.kthvalue(rank).values) / (family or NORMAL).quantile(level)
+
+
+class Family(NamedTuple):
+    """Distributions that a mean and a standard deviation name."""
+
+    quantile: Callable[[float], float]  # half the width, in standard deviations, of an interval with a probability
+    crps: Callable[[Tensor, Tensor], Tensor]  # of an error and a standard deviation
+
+
+NORMAL = Family(normal_quantile, crps_of_normal)
+LAPLACE = Family(laplace_quantile, lambda error, deviation: crps_of_laplace(error, deviation / math.sqrt(2)))

@@ -10,12 +10,14 @@ from hypothesis import strategies as st
 from scipy import integrate, stats
 
 from utils.metrics.calibration import (
+    LAPLACE,
     calibration_sums,
     coverage,
     crps_of_laplace,
     crps_of_normal,
     crps_of_samples,
     fitted_factor,
+    laplace_quantile,
     normal_quantile,
     rank_histogram,
     spread_to_error,
@@ -52,8 +54,17 @@ def test_coverage_of_normal_errors(stated: float) -> None:
     assert found.tolist() == pytest.approx(expected, abs=0.004)
 
 
-def test_normal_quantile() -> None:
+def test_quantiles_in_standard_deviations() -> None:
     assert [normal_quantile(p) for p in LEVELS] == pytest.approx([stats.norm.ppf((1 + p) / 2) for p in LEVELS])
+    laplace = stats.laplace(scale=1 / math.sqrt(2))  # of deviation 1
+    assert [laplace_quantile(p) for p in LEVELS] == pytest.approx([laplace.ppf((1 + p) / 2) for p in LEVELS])
+
+
+def test_coverage_of_laplace_errors() -> None:
+    error = torch.from_numpy(np.random.RandomState(0).laplace(scale=3, size=200_000))
+    found = coverage(error, torch.full_like(error, 3 * math.sqrt(2)), levels=LEVELS, family=LAPLACE)
+    assert found.tolist() == pytest.approx(LEVELS, abs=0.004)
+    assert fitted_factor(error, torch.full_like(error, math.sqrt(2)), family=LAPLACE) == pytest.approx(3, rel=0.01)
 
 
 @pytest.mark.parametrize("k", [2, 5, 16])
@@ -107,7 +118,8 @@ def stated(*, times: float, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor, 
 
 def test_sums_of_right_deviations() -> None:
     sr, hr, deviation = stated(times=0.5)
-    figures = calibration_sums(sr, hr, deviation, factors=torch.tensor([2.0, 2.0, 2.0])).figures()
+    ensemble = sr[:, None].expand(-1, 2, -1, -1, -1)
+    figures = calibration_sums(sr, hr, deviation, samples=ensemble, factors=torch.tensor([2.0, 2.0, 2.0])).figures()
     assert [figures[name] for name in ("coverage_50", "coverage_68", "coverage_90")] == pytest.approx(LEVELS, abs=0.005)
     assert figures["spread_to_error"] == pytest.approx(1, abs=0.01)
     assert figures["crps"] == pytest.approx(127.5 * 2 * float(deviation.mean()) / math.sqrt(math.pi), rel=0.01)
