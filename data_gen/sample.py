@@ -1,4 +1,4 @@
-"""Make a sample data set: sample.py OUT [--train 48 --val 6 --test 8 --seed 0 --size 300 --truth_dates N]."""
+"""Make a sample data set: sample.py OUT [--train 48 --val 6 --test 8 --seed 0 --size 300 --bands B04,B03,B02 ...]."""
 
 import argparse
 import sys
@@ -7,6 +7,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from utils.cli import Parser, run
+from utils.geo.bands import RGB, parse_bands
 
 _NUMBERS = {
     "train": (48, "patches to train on"),
@@ -21,7 +22,8 @@ _NUMBERS = {
 def _main(options: argparse.Namespace) -> None:
     from data_gen.synthetic.dataset import SampleSet, write_sample_set  # late: --help needs no rasterio
 
-    wanted = SampleSet(**{name: getattr(options, name) for name in _NUMBERS})
+    bands = parse_bands(options.bands, source="--bands")
+    wanted = SampleSet(**{name: getattr(options, name) for name in _NUMBERS}, bands=bands)
     written = write_sample_set(options.out, wanted)
     sys.stdout.write(f"{options.out}: {'written' if written else 'already there, left as it is'}\n")
 
@@ -31,4 +33,7 @@ if __name__ == "__main__":
     parser.add_argument("out", type=Path, metavar="OUT", help="an empty or new folder")
     for name, (default, meaning) in _NUMBERS.items():
         parser.add_argument(f"--{name}", type=int, default=default, metavar="N", help=f"{meaning} (default {default})")
+    parser.add_argument(
+        "--bands", default=",".join(RGB), metavar="B,B,...", help="of both sensors, e.g. B04,B03,B02,B08 (default RGB)"
+    )
     run(_main, parser)

@@ -2,7 +2,7 @@
 
 import dataclasses
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,6 +18,7 @@ from data_gen.synthetic.dates import Days, acquisition_days, spot_day, truth_day
 from data_gen.synthetic.landscape import Landscape
 from data_gen.synthetic.sensors import MARGIN, draw_radiometry, draw_view, sentinel2, spot
 from utils.errors import ConfigError, DataError
+from utils.geo.bands import METRES, RGB
 
 SPLITS = ("train", "val", "test")
 COLUMNS = ("split", "spot6_image", "sen2_acquisitions", "dates_spot6", "dates_sen2", "x", "y")
@@ -34,6 +35,12 @@ class SyntheticPatch(NamedTuple):
     size: int  # pixels of 2.5 m
     days: Days  # of the Sentinel-2 acquisitions, in order
     spot_day: int
+    bands: tuple[str, ...] = RGB
+
+    @property
+    def rendered(self) -> tuple[str, ...]:
+        """The bands as the sensors see them: red, green, blue, then the others."""
+        return (*RGB, *(band for band in self.bands if band not in RGB))
 
     @property
     def name(self) -> int:
@@ -57,9 +64,9 @@ def _stream(patch: SyntheticPatch, purpose: int, item: int = 0) -> np.random.Gen
 _DATES, _LANDSCAPE, _SENTINEL2, _SPOT = range(4)
 
 
-def plan_patch(*, seed: int, split: str, number: int, size: int) -> SyntheticPatch:
+def plan_patch(*, seed: int, split: str, number: int, size: int, bands: tuple[str, ...] = RGB) -> SyntheticPatch:
     """Choose the dates of a patch."""
-    empty = SyntheticPatch(seed, split, number, size, np.zeros(0, dtype=np.intp), 0)
+    empty = SyntheticPatch(seed, split, number, size, np.zeros(0, dtype=np.intp), 0, bands)
     generator = _stream(empty, _DATES)
     days = acquisition_days(generator)
     return empty._replace(days=days, spot_day=spot_day(generator, days))
@@ -71,16 +78,21 @@ def landscape_of(patch: SyntheticPatch) -> Landscape:
 
 
 def sentinel2_images(patch: SyntheticPatch, ground: Landscape) -> Iterator[NDArray[np.uint16]]:
-    """The acquisitions (3, size / 4, size / 4), in the order of their dates."""
+    """The acquisitions (C, size / 4, size / 4), in the order of their dates."""
+    metres = [METRES.get(band, 20) for band in patch.rendered]
     for item, day in enumerate(patch.days):
         generator = _stream(patch, _SENTINEL2, item)
-        yield sentinel2(ground.reflectance(int(day)), draw_view(generator), generator)
+        view = draw_view(generator, bands=len(patch.rendered))
+        image = sentinel2(ground.reflectance(int(day), patch.rendered), view, generator, metres=metres)
+        yield image[[patch.rendered.index(band) for band in patch.bands]]
 
 
 def spot_image(patch: SyntheticPatch, ground: Landscape, day: int) -> NDArray[np.uint8]:
-    """The truth (3, size, size) on a day."""
+    """The truth (C, size, size) on a day."""
     generator = _stream(patch, _SPOT, day)
-    return spot(ground.reflectance(day), draw_radiometry(generator), generator)
+    radiometry = draw_radiometry(generator, others=patch.rendered[len(RGB) :])
+    image = spot(ground.reflectance(day, patch.rendered), radiometry, generator)
+    return image[[patch.rendered.index(band) for band in patch.bands]]
 
 
 def row(patch: SyntheticPatch, day: int, spot_path: str) -> dict[str, object]:
@@ -108,20 +120,24 @@ def truths(patch: SyntheticPatch, count: int) -> dict[str, int]:
     return {f"{patch.name}_{timestamp(int(d)):%Y%m%d}": int(d) for d in truth_days(patch.days, count)}
 
 
-def write_geotiff(path: Path, image: NDArray[np.integer], *, corner: tuple[float, float], pixel: float) -> None:
-    """A (bands, H, W) image in EPSG:2154, ``pixel`` metres, top left ``corner``."""
-    bands, height, width = image.shape
+def write_geotiff(
+    path: Path, image: NDArray[np.integer], *, corner: tuple[float, float], pixel: float, bands: Sequence[str] = RGB
+) -> None:
+    """A (C, H, W) image in EPSG:2154, ``pixel`` metres, top left ``corner``; BreizhSR's bands need no names."""
+    count, height, width = image.shape
     with rasterio.open(
         path,
         "w",
         driver="GTiff",
         width=width,
         height=height,
-        count=bands,
+        count=count,
         dtype=image.dtype,
         crs=_LAMBERT93,
         transform=rasterio.Affine(pixel, 0, corner[0], 0, -pixel, corner[1]),
     ) as file:
+        if tuple(bands) != RGB:
+            file.descriptions = tuple(bands)
         file.write(image)
 
 
@@ -140,6 +156,7 @@ class SampleSet:
     seed: int = 0
     size: int = 300  # pixels of 2.5 m along a side
     truth_dates: int = 0  # further truths of each test patch
+    bands: tuple[str, ...] = RGB
 
     def check(self) -> None:
         """Raise ConfigError for numbers that make no data set."""
@@ -152,7 +169,9 @@ class SampleSet:
     def plan(self, split: str) -> list[SyntheticPatch]:
         """The patches of a split, with their dates."""
         count = getattr(self, split)
-        return [plan_patch(seed=self.seed, split=split, number=n, size=self.size) for n in range(count)]
+        return [
+            plan_patch(seed=self.seed, split=split, number=n, size=self.size, bands=self.bands) for n in range(count)
+        ]
 
 
 def write_sample_set(folder: Path, wanted: SampleSet) -> bool:
@@ -161,7 +180,9 @@ def write_sample_set(folder: Path, wanted: SampleSet) -> bool:
     Raises DataError where the folder holds anything else, ConfigError for impossible numbers.
     """
     wanted.check()
-    parameters = {"version": VERSION, **dataclasses.asdict(wanted)}
+    parameters = {"version": VERSION, **dataclasses.asdict(wanted), "bands": list(wanted.bands)}
+    if wanted.bands == RGB:
+        del parameters["bands"]  # as earlier versions, which knew no others, wrote it
     if _recorded(folder / _DONE) == parameters:
         return False
     if (
@@ -211,7 +232,7 @@ def _write_images(folder: Path, patch: SyntheticPatch, truths: dict[str, int]) -
 def _write(path: Path, image: NDArray[np.integer], patch: SyntheticPatch) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     pixel = 2.5 * patch.size / image.shape[-1]
-    write_geotiff(path, image, corner=patch.corner, pixel=pixel)
+    write_geotiff(path, image, corner=patch.corner, pixel=pixel, bands=patch.bands)
 
 
 def _truth_path(name: str) -> str:

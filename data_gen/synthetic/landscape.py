@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from data_gen.synthetic.parcels import Floats, smooth_noise
 from data_gen.synthetic.reflectance import KINDS, Surfaces
+from utils.geo.bands import RGB
 
 Indices = NDArray[np.intp]
 Reals = NDArray[np.floating]
@@ -29,16 +30,16 @@ class Landscape(NamedTuple):
     near_shadow: Floats  # (H, W) 0..1, shaded whenever the sun shines
     far_shadow: Floats  # (H, W) 0..1, shaded when it stands low
 
-    def reflectance(self, day: int) -> Floats:
-        """(3, H, W) red, green and blue reflectance on a day of the year (0 = 1 January), before noon."""
-        colours = self.surfaces.reflectance(day)
+    def reflectance(self, day: int, bands: tuple[str, ...] = RGB) -> Floats:
+        """(C, H, W) reflectance on a day of the year (0 = 1 January), before noon."""
+        colours = self.surfaces.reflectance(day, bands)
         light = np.take(self.surfaces.textures()[0], self.label) * self.rows
         light += 1
         light *= self.relief
         elevation = 42 + 23.4 * np.sin(2 * np.pi * (day - 80) / 365)  # of the sun at 48° N, degrees
         low = np.float32(np.clip((52 - elevation) / 25, 0, 1))
         light *= 1 - _SHADOW * np.maximum(self.near_shadow, low * self.far_shadow)
-        ground = np.empty((3, *self.label.shape), dtype=np.float32)
+        ground = np.empty((len(bands), *self.label.shape), dtype=np.float32)
         for band, colour in zip(ground, colours, strict=True):
             np.take(colour, self.label, out=band, mode="clip")
             flat = band.reshape(-1)

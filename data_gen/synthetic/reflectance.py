@@ -1,16 +1,19 @@
-"""What each kind of surface looks like over the year: red, green and blue reflectance against the day.
+"""What each kind of surface looks like over the year: reflectance in each band against the day.
 
 The curves are drawn by hand after what Sentinel-2 sees of north-western France: bare soils are bright and
 reddish, dense crops dark green, ripe cereals and stubble yellow, rape in flower yellow-green, oaks brown until
-late April.
+late April. In the near infrared green leaves are bright, water is black, bare soil between; the bands beside it follow
+from it and red.
 """
 
+import functools
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from data_gen.synthetic.parcels import Floats
+from utils.geo.bands import NIR, RGB
 
 DAYS = 365
 
@@ -66,6 +69,24 @@ _CURVES: dict[str, dict[int, tuple[float, float, float]]] = {
     "dune": {20: (11.0, 10.0, 6.8), 130: (9.5, 10.0, 6.0), 220: (13.0, 12.0, 7.6)},
 }
 
+# day of the year: near infrared, in per cent of reflectance
+_NIR: dict[str, dict[int, float]] = {
+    "wheat": {20: 24, 60: 30, 90: 40, 135: 46, 155: 44, 180: 32, 202: 28, 207: 27, 240: 25, 252: 20, 300: 22, 330: 23},
+    "rape": {15: 33, 78: 38, 106: 44, 142: 46, 172: 38, 188: 28, 199: 25, 232: 20, 244: 19, 280: 30, 330: 34},
+    "maize": {15: 28, 75: 30, 105: 18, 132: 23, 152: 22, 176: 32, 198: 45, 232: 44, 260: 34, 274: 24, 278: 17,
+        305: 19, 335: 26},
+    "vegetables": {20: 32, 58: 30, 72: 18, 112: 23, 150: 24, 180: 42, 218: 43, 232: 20, 262: 19, 300: 34},
+    "ley": {15: 33, 80: 40, 125: 48, 129: 34, 155: 44, 186: 42, 190: 31, 225: 34, 245: 36, 290: 39},
+    "meadow": {15: 27, 90: 34, 130: 42, 180: 37, 220: 30, 270: 33}, "heath": {20: 20, 140: 26, 220: 25, 300: 22},
+    "verge": {15: 25, 120: 38, 190: 33, 230: 28, 290: 29}, "garden": {15: 24, 120: 36, 220: 33, 290: 28},
+    "oak": {20: 18, 100: 20, 118: 32, 140: 42, 205: 39, 268: 35, 297: 27, 322: 20},
+    "willow": {20: 19, 85: 23, 110: 35, 200: 38, 280: 28}, "conifer": {20: 21, 170: 25},
+    "asphalt": {1: 13, 200: 15}, "lane": {20: 17, 190: 24, 300: 18}, "yard": {20: 17.5, 190: 24, 300: 19},
+    "slate_lit": {1: 12}, "slate_dark": {1: 6.2}, "tile_lit": {1: 29}, "tile_dark": {1: 15}, "sheet_lit": {1: 28},
+    "sheet_dark": {1: 19.5}, "pond": {20: 1.4, 200: 1.2}, "river": {20: 1.8, 200: 1.3}, "sea": {20: 0.8, 200: 0.6},
+    "shallows": {20: 2.0, 200: 1.8}, "foam": {1: 14}, "sand": {20: 29, 190: 35}, "wet_sand": {1: 16}, "rock": {1: 14},
+    "dune": {20: 18, 130: 22, 220: 20},
+}
 # kind: (contrast of the rows, of broad patches, of fine grain), relative
 _TEXTURES: dict[str, tuple[float, float, float]] = {
     "wheat": (0.03, 0.05, 0.008), "rape": (0.02, 0.045, 0.008), "maize": (0.035, 0.055, 0.008),
@@ -94,16 +115,50 @@ _TABLE = np.stack([_yearly(points) for points in _CURVES.values()], axis=1)  # (
 _TEXTURE_TABLE = np.array([_TEXTURES.get(kind, (0, 0.02, 0.01)) for kind in _CURVES], dtype=np.float32).T  # (3, kinds)
 
 
+@functools.cache
+def _table(bands: tuple[str, ...]) -> Floats:
+    """(C, kinds, DAYS) reflectance of any of Sentinel-2's bands."""
+    red, green, blue = _TABLE
+    points = [_NIR[kind] for kind in _CURVES]
+    nir = np.stack([np.interp(np.arange(DAYS), list(p), list(p.values()), period=DAYS) for p in points]) / 100
+    leaves = np.clip(((nir - red) / (nir + red) - 0.15) / 0.7, 0, 1)  # how much of the ground they cover
+    swir = nir * (1.3 - 0.85 * leaves)  # water in leaves absorbs it, dry soil is bright
+    found = {
+        "B01": 0.85 * blue,
+        "B02": blue,
+        "B03": green,
+        "B04": red,
+        "B05": red + 0.30 * (nir - red),  # the red edge: up from red to the near infrared
+        "B06": red + 0.78 * (nir - red),
+        "B07": red + 0.93 * (nir - red),
+        "B08": nir,
+        "B8A": 1.03 * nir,
+        "B09": 0.95 * nir,
+        "B10": np.full_like(nir, 0.001),
+        "B11": swir,
+        "B12": swir * (0.85 - 0.35 * leaves),
+    }
+    return np.stack([found[band] for band in bands]).astype(np.float32)
+
+
+# By how much a surface that is brighter than its kind in red, green and blue is brighter in other bands: with sparse
+# leaves it is darker there.
+_FOLLOWS = np.where(_table((NIR,))[0].mean(axis=1) > 2 * _TABLE[0].mean(axis=1), -0.5, 1.0)  # (kinds,)
+
+
 class Surfaces(NamedTuple):
     """Every surface of a landscape; a pixel's label is a position in these arrays."""
 
     kind: NDArray[np.intp]  # (P,) position in KINDS
     delay: NDArray[np.intp]  # (P,) days by which this one is later than its kind
-    tint: Floats  # (3, P) factor on the reflectance of each band
+    tint: Floats  # (3, P) factor on the reflectance in red, green, blue
 
-    def reflectance(self, day: int) -> Floats:
-        """(3, P) reflectance on a day of the year (0 = 1 January)."""
-        return _TABLE[:, self.kind, (day - self.delay) % DAYS] * self.tint
+    def reflectance(self, day: int, bands: tuple[str, ...] = RGB) -> Floats:
+        """(C, P) reflectance on a day of the year (0 = 1 January)."""
+        brightness = np.log(self.tint).mean(axis=0) * _FOLLOWS[self.kind]  # (P,)
+        others = np.exp(brightness).astype(np.float32)
+        tints = np.stack([self.tint[RGB.index(band)] if band in RGB else others for band in bands])
+        return _table(bands)[:, self.kind, (day - self.delay) % DAYS] * tints
 
     def textures(self) -> Floats:
         """(3, P) relative contrast of rows, of broad patches, of fine grain."""

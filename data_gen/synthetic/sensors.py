@@ -1,5 +1,6 @@
 """The two sensors: Sentinel-2 at 10 m with its blur, shift and haze, SPOT-6/7 at 2.5 m with its 8-bit radiometry."""
 
+from collections.abc import Sequence
 from math import floor, log, pi, sqrt
 from typing import NamedTuple
 
@@ -36,8 +37,12 @@ class View(NamedTuple):
     resampling: tuple[float, float] | None = None  # pixels of 10 m by which the image was interpolated
 
 
-def draw_view(generator: np.random.Generator) -> View:
-    """A shift without bias and that of the bands around it; a blur of its own; haze that is strongest in blue."""
+def draw_view(generator: np.random.Generator, *, bands: int = 3) -> View:
+    """A shift without bias and that of the bands around it; a blur of its own; haze that is strongest in blue.
+
+    ``bands``: red, green, blue, and so many less three others, whose numbers don't change those of the first three.
+    """
+    [others] = generator.spawn(1)
     rows, columns = generator.uniform(-MAX_SHIFT, MAX_SHIFT, 2)
     thick = generator.gamma(1.5, 0.7)
     haze = thick * np.array([0.0008, 0.0013, 0.0022])
@@ -51,6 +56,11 @@ def draw_view(generator: np.random.Generator) -> View:
     spread = generator.choice([0.03, 0.08])  # mostly a few hundredths of a pixel
     apart = np.clip(generator.normal(0, spread, (3, 2)), -MAX_BAND_SHIFT / 2, MAX_BAND_SHIFT / 2)
     down, right = generator.uniform(-0.5, 0.5, 2)
+    more = bands - 3
+    haze = np.append(haze, np.full(more, thick * 0.0002))
+    gain = np.append(gain, gain.mean() * np.exp(others.normal(0, 0.004, more)))
+    further = np.clip(others.normal(0, spread, (more, 2)), -MAX_BAND_SHIFT / 2, MAX_BAND_SHIFT / 2)
+    apart = np.concatenate([apart, further])
     return View(
         shift=(float(rows), float(columns)),
         gain=gain.astype(np.float32),
@@ -112,8 +122,13 @@ def degrade(ground: Floats, shifts: NDArray[np.float64], mtf: tuple[float, float
     return image
 
 
-def sentinel2(ground: Floats, view: View, generator: np.random.Generator) -> NDArray[np.uint16]:
-    """Reflectance × 10000 (C, h, w) of the ground (C, 4h + 2 MARGIN, 4w + 2 MARGIN)."""
+def sentinel2(
+    ground: Floats, view: View, generator: np.random.Generator, *, metres: Sequence[int] = ()
+) -> NDArray[np.uint16]:
+    """Reflectance × 10000 (C, h, w) of the ground (C, 4h + 2 MARGIN, 4w + 2 MARGIN).
+
+    ``metres``: the size of each band's pixels (default 10); coarser ones are repeated on the grid of 10 m.
+    """
     moved = np.array(view.resampling or (0.0, 0.0))
     apart = np.zeros((len(ground), 2)) if view.band_shifts is None else view.band_shifts
     image = degrade(ground, np.array(view.shift) + moved + apart, view.mtf)
@@ -121,21 +136,44 @@ def sentinel2(ground: Floats, view: View, generator: np.random.Generator) -> NDA
     image += generator.standard_normal(image.shape, dtype=np.float32) * (view.noise[0] + view.noise[1] * image)
     if view.resampling:
         image = ndimage.shift(image, (0, *moved), order=3, mode="nearest")
+    for band, size in zip(image, metres, strict=False):
+        if size > 10:
+            band[...] = _repeated_means(band, size // 10)
     return (np.clip(image, 0.0001, 6.5) * 10000).round().astype(np.uint16)
+
+
+def _repeated_means(band: Floats, factor: int) -> Floats:
+    """An image (h, w) of pixels that are ``factor`` times as large; at the end of a side fewer are averaged."""
+    for axis in (0, 1):
+        starts = np.arange(0, band.shape[axis], factor)
+        sizes = np.diff([*starts, band.shape[axis]])
+        means = np.add.reduceat(band, starts, axis=axis) / np.expand_dims(sizes, 1 - axis)
+        band = np.repeat(means, sizes, axis=axis)
+    return band
 
 
 class Radiometry(NamedTuple):
     """How a SPOT image was stretched to 8 bits."""
 
-    black: Floats  # (3,) reflectance that becomes 0
-    white: Floats  # (3,) reflectance that becomes 255
+    black: Floats  # (C,) reflectance that becomes 0
+    white: Floats  # (C,) reflectance that becomes 255
     bend: float  # how much the middle is lifted
 
 
-def draw_radiometry(generator: np.random.Generator) -> Radiometry:
-    """A stretch of its own for each image: brighter and bluer than Sentinel-2, and a little bent."""
+_WHITE = {"B01": 0.15, "B05": 0.32, "B06": 0.46, "B07": 0.54, "B08": 0.56, "B8A": 0.57, "B09": 0.54, "B10": 0.01}
+_WHITE |= {"B11": 0.42, "B12": 0.32}  # reflectance that becomes 255 in bands besides red, green, blue
+
+
+def draw_radiometry(generator: np.random.Generator, *, others: Sequence[str] = ()) -> Radiometry:
+    """A stretch of its own for each image: brighter and bluer than Sentinel-2, and a little bent.
+
+    ``others``: bands besides red, green, blue, whose numbers don't change those of the first three.
+    """
+    [further] = generator.spawn(1)
     white = np.array([0.265, 0.218, 0.190]) * generator.normal(1, 0.06) * np.exp(generator.normal(0, 0.03, 3))
     black = np.array([0.008, 0.012, 0.004]) * generator.uniform(0.3, 1.5)
+    white = np.append(white, [_WHITE[band] * further.normal(1, 0.05) for band in others])
+    black = np.append(black, 0.02 * white[3:] * further.uniform(0.3, 1.5, len(others)))
     return Radiometry(black.astype(np.float32), white.astype(np.float32), float(generator.uniform(0.1, 0.4)))
 
 
@@ -144,12 +182,13 @@ _SPOT_BLUR = 0.18  # what a pixel of SPOT takes from each of its neighbours in a
 
 
 def spot(ground: Floats, radiometry: Radiometry, generator: np.random.Generator) -> NDArray[np.uint8]:
-    """The 8-bit image (3, size, size) of the ground (3, size + 2 MARGIN, size + 2 MARGIN)."""
+    """The 8-bit image (C, size, size) of the ground (C, size + 2 MARGIN, size + 2 MARGIN): red, green, blue, others."""
     edge = MARGIN - 1
     image = ground[:, edge:-edge, edge:-edge]
     image = (1 - 2 * _SPOT_BLUR) * image[:, 1:-1] + _SPOT_BLUR * (image[:, :-2] + image[:, 2:])
     image = (1 - 2 * _SPOT_BLUR) * image[..., 1:-1] + _SPOT_BLUR * (image[..., :-2] + image[..., 2:])
-    image = np.matmul(_SPOT_BANDS, image.reshape(3, -1)).reshape(image.shape)
+    colours = np.matmul(_SPOT_BANDS, image[:3].reshape(3, -1)).reshape(image[:3].shape)
+    image = np.concatenate([colours, image[3:]])
     black, white = radiometry.black[:, None, None], radiometry.white[:, None, None]
     image -= black
     image /= white - black
