@@ -47,8 +47,9 @@ class SuperResolver:
         self._world, self._settings = world, settings
         self.scale = settings.data.sr_scale
         self.num_dates = settings.data.sen2_amount
-        self.maxima = tuple(maxima or PUBLISHED_MAXIMA)
-        self.bands = tuple(bands or RGB)
+        self.bands = tuple(bands or settings.data.bands or RGB)
+        published = PUBLISHED_MAXIMA if self.bands == RGB else [1.0] * len(self.bands)  # without training: any will do
+        self.maxima = tuple(maxima or published)
         self.stochastic = task.sampler_name is not None
         self.states_uncertainty = settings.model.uncertainty != "none"
         self.calibration = tuple(calibration) if calibration else None

@@ -83,13 +83,12 @@ class DateSummary(NamedTuple):
         if not self.days:
             logger.warning(f"{target or 'map'}: no acquisition shows anything of this part: the map is empty")
             return
-        others = self.share_beyond(self.nearest)
+        others, furthest = self.share_beyond(self.nearest), max(map(abs, self.days))
         logger.info(
             f"{target or 'map'}: from {used} of {of} acquisitions; nearest {self.nearest} "
-            f"day{'s' * (self.nearest != 1)} away, "
-            f"{others:.1%} of the map from others, up to {max(map(abs, self.days))} days away; "
-            f"{1 - self.valid_share:.1%} without data; "
-            + ("colours held to the nearest acquisitions" if match_lr else "colours not held to the acquisitions")
+            f"day{'s' * (self.nearest != 1)} away, {others:.1%} of the map from others"
+            + (f", up to {furthest} days away" if others else "")
+            + f"; {1 - self.valid_share:.1%} without data; colours {'' if match_lr else 'not '}held to the acquisitions"
         )
         far = self.share_beyond(FAR)
         if far > SOME:

@@ -317,6 +317,7 @@ class CogWriter:
             self._aside, "w", driver="GTiff", width=grid.width, height=grid.height, count=len(names), dtype=dtype,
             crs=grid.crs, transform=grid.transform, nodata=nodata, interleave="pixel", bigtiff="if_safer",
             tiled=True, blockxsize=BLOCK, blockysize=BLOCK, compress="deflate", zlevel=1,
+            photometric="RGB" if names[:3] == ("red", "green", "blue") else "MINISBLACK",
         )  # fmt: skip
         self._writer.colorinterp = [COLOURS.get(name, ColorInterp.undefined) for name in names]
         self._writer.descriptions = names
