@@ -13,11 +13,11 @@ from tasks.base import Task
 from tasks.build import build_task
 from tasks.evaluation.evaluate import VALIDATION_FIGURES, Validation, evaluate
 from tasks.evaluation.results import Evaluated
-from tasks.experiment import Experiment, locked, move_aside, open_experiment, record
+from tasks.experiment import PACKAGED, STARTER, Experiment, locked, move_aside, open_experiment, record
 from tasks.super_resolver import SuperResolver
 from tasks.training.checkpoints import CheckpointManager
 from tasks.training.state import TrainState
-from utils.checkpoint import EXPORTED, Saved, load_matching, load_weights
+from utils.checkpoint import EXPORTED, EXPORTED_FILE, Saved, load_matching, load_weights
 from utils.config.settings import Settings
 from utils.dataloader import BreizhSRDataset
 from utils.distributed import World, explain_out_of_memory
@@ -37,6 +37,17 @@ def _open(options: argparse.Namespace) -> Experiment:
         reset=options.reset,
         ckpt=options.ckpt,
     )
+
+
+def use_starter(options: argparse.Namespace) -> None:
+    """Let the options name the model that comes with the project."""
+    if options.config is not None or options.ckpt is not None or not (options.predict or options.infer):
+        raise ConfigError(
+            "--starter goes with --predict or --infer, without --config and --ckpt; to train on from it, give a "
+            f"configuration and --hparams init_from={STARTER}"
+        )
+    options.config = PACKAGED / STARTER / EXPORTED_FILE
+    options.exp_name = options.exp_name or STARTER
 
 
 def dataset(settings: Settings, split: str) -> BreizhSRDataset:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from tasks.build import conditioner_without_weights, is_conditioned
-from utils.checkpoint import EXPORTED, Saved, checkpoints, is_empty, open_saved
+from utils.checkpoint import EXPORTED, Saved, checkpoints, is_empty, is_exported, open_saved
 from utils.cli import code_version, packages
 from utils.config.parse import (
     IGNORED,
@@ -31,6 +31,8 @@ from utils.errors import CheckpointError, ConfigError
 from utils.files import write_text
 
 ROOT = Path("checkpoints")
+PACKAGED = Path(__file__).resolve().parents[1] / "checkpoints"  # models that come with the project
+STARTER = "starter/hr_ltae"
 
 logger = logging.getLogger(__name__)
 
@@ -104,7 +106,7 @@ def open_experiment(
         model, conditioner = _conditioner(settings)
         settings = replace(settings, backbone=model)
     start = settings.training.init_from
-    init_from = open_saved(Path(start)) if start else None
+    init_from = open_saved(model_path(start)) if start else None
     return Experiment(name, folder, settings, steps, None, conditioner, init_from)
 
 
@@ -113,6 +115,12 @@ def _folder(name: str) -> Path:
     if not parts or Path(name).is_absolute() or ".." in parts:
         raise ConfigError(f"--exp_name {name!r} must be a path below {ROOT}/")
     return ROOT / name
+
+
+def model_path(name: str) -> Path:
+    """Where a model lies: a path, or the name of an experiment, or of a model that comes with the project."""
+    places = (Path(name), ROOT / name, PACKAGED / name)
+    return next((place for place in places if place.exists()), places[0])
 
 
 def _exported(config: Path) -> Saved | None:
@@ -144,7 +152,7 @@ def _trained(folder: Path, ckpt: str | None, exported: Saved | None) -> Saved | 
         return exported
     if ckpt is not None:
         return open_saved(folder, which=ckpt)
-    return None if is_empty(folder) else open_saved(folder)
+    return open_saved(folder) if is_exported(folder) or not is_empty(folder) else None
 
 
 def _conditioner(settings: Settings) -> tuple[Model, Saved | None]:
@@ -152,7 +160,7 @@ def _conditioner(settings: Settings) -> tuple[Model, Saved | None]:
     diffusion = settings.diffusion
     if not diffusion.rrdb_ckpt:
         return conditioner_without_weights(settings), None
-    saved = open_saved(Path(diffusion.rrdb_ckpt))
+    saved = open_saved(model_path(diffusion.rrdb_ckpt))
     described = saved_settings(saved)
     model = described.model
     if diffusion.conditioner and diffusion.conditioner != model.trainer_cls:

@@ -8,12 +8,14 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from tasks.scenes.options import add_arguments
 from utils.cli import Parser, run
+from utils.errors import ConfigError
 
 
 def parser() -> Parser:
     parsed = Parser(description=__doc__ or "")
-    parsed.add_argument("--config", type=Path, required=True, help="YAML configuration, or an exported model")
-    parsed.add_argument("--exp_name", required=True, help="the experiment's folder below checkpoints/")
+    parsed.add_argument("--config", type=Path, help="YAML configuration, or an exported model")
+    parsed.add_argument("--exp_name", help="the experiment's folder below checkpoints/")
+    parsed.add_argument("--starter", action="store_true", help="use the model that comes with the project")
     parsed.add_argument("--hparams", default="", help='overrides: "a=1,b.c=2,d=[1 1 1]"')
     parsed.add_argument("--reset", action="store_true", help="start over; what was there is moved aside")
     parsed.add_argument("--infer", action="store_true", help="evaluate a split")
@@ -27,9 +29,13 @@ def parser() -> Parser:
 
 
 def main(options: argparse.Namespace) -> None:
+    if not options.starter and (options.config is None or options.exp_name is None):
+        raise ConfigError("--config and --exp_name are needed, or --starter with --predict or --infer")
     from tasks import commands  # late: torch takes seconds, and --help needs none of it
     from utils.distributed import world
 
+    if options.starter:
+        commands.use_starter(options)
     with world(options.device) as here:
         if options.predict:
             commands.predict(options, here)

@@ -28,6 +28,7 @@ from utils.geo.bands import RGB, described_bands
 
 FORMAT_VERSION = 1
 EXPORTED = "super-resolution model"  # the `kind` of an exported file
+EXPORTED_FILE = "model.pt"  # an exported model that stands in for the checkpoints of a folder
 BEST = "model_ckpt_best.ckpt"
 _NAME = re.compile(r"model_ckpt_steps_(\d+)\.ckpt")
 
@@ -72,6 +73,11 @@ def checkpoints(folder: Path) -> dict[int, Path]:
 def is_empty(folder: Path) -> bool:
     """Whether a folder holds no checkpoint to go on from."""
     return not checkpoints(folder) and not (folder / BEST).is_file()
+
+
+def is_exported(folder: Path) -> bool:
+    """Whether a folder's only model is an exported one."""
+    return (folder / EXPORTED_FILE).is_file() and is_empty(folder)
 
 
 def write(path: Path, content: dict[str, Any]) -> None:
@@ -254,6 +260,7 @@ def open_saved(source: Path, *, which: str = "newest") -> Saved:
     ``which`` chooses in a folder: "newest", "best", or a step. Averaged weights are taken where there are any.
     Raises CheckpointError where there is nothing to take.
     """
+    source = source / EXPORTED_FILE if is_exported(source) else source
     if source.is_dir():
         path, content = _from_folder(source, which=which)
     else:

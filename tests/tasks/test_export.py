@@ -7,8 +7,14 @@ from pathlib import Path
 import pytest
 import torch
 
+from models.series import Series
+from tasks.base import blank_batch
+from tasks.build import build_task
+from tasks.export import damped
 from tests.trainings import Experiments, Finished, run, same
 from utils.checkpoint import BEST, file_name
+from utils.config.settings import Model, Settings
+from utils.errors import ConfigError
 
 
 def export(experiments: Experiments, *arguments: object) -> Finished:
@@ -135,3 +141,16 @@ def test_what_can_not_be(averaged: Experiments, experiments: Experiments, tmp_pa
     done = run("tasks/trainer.py", "--config", averaged.root / "model.pt", "--exp_name", "new", cwd=experiments.root)
     assert (done.returncode, "use --hparams init_from=FILE" in done.stderr) == (2, True)
     assert not (averaged.root / "new.pt").exists()
+
+
+def test_damped_the_difference_to_the_bicubic_image_is_smaller() -> None:
+    settings = Settings(model=Model(trainer_cls="hr_ltae", base_residual=True, hidden_size=16, ltae_d_model=128))
+    network = build_task(settings).model.eval()
+    series = blank_batch(size=8, num_dates=3, scale=4)
+    inputs = Series(torch.rand_like(series.lr), series.dates, series.mask, torch.rand_like(series.base))
+    with torch.no_grad():
+        whole = network(inputs).sr - inputs.base
+        network.load_state_dict(damped(network.state_dict(), settings, 0.5))
+        torch.testing.assert_close(network(inputs).sr - inputs.base, 0.5 * whole)
+    with pytest.raises(ConfigError, match="--damping"):
+        damped(network.state_dict(), settings, 1.5)
