@@ -76,30 +76,33 @@ class SRDiffTask(Task):
         self.loss_type = loss_type
         self.perceptual = perceptual
         self.aux_l1, self.aux_ssim = diffusion.aux_l1_loss, diffusion.aux_ssim_loss
+        self.shortcut = diffusion.shortcut
         path = model.path
-        self.sampler_name = diffusion.sampler
-        self.sampler_steps = diffusion.sampler_steps or path.timesteps
         self.start = None
         if diffusion.sample_from == "backbone":
             self.start = diffusion.sample_start or path.timesteps // 2
             if self.start >= path.timesteps:
                 raise ConfigError(f"sample_start must be below timesteps {path.timesteps}, not {self.start}")
-        self.sampler = build_sampler(
+        self.choose_sampler(
             diffusion.sampler,
-            path=path,
             steps=diffusion.sampler_steps,
             spacing=diffusion.sampler_spacing,
             eta=diffusion.ddim_eta,
-            start=self.start,
         )
-        self.shortcut = diffusion.shortcut
-        self.step_size = 0.0
-        if self.shortcut and self.start is None and (diffusion.sampler, self.sampler_steps) in _SHORTCUTS:
-            self.step_size = path.timesteps / self.sampler_steps
         self.preview_steps = min(diffusion.val_sampler_steps, path.timesteps)
         self.preview_sampler = build_sampler(
             "ddim" if path.is_straight else "ddpm", path=path, steps=self.preview_steps
         )
+
+    def choose_sampler(
+        self, name: str, *, steps: int, spacing: Spacing | Literal["auto"] = "auto", eta: float = 0.0
+    ) -> None:
+        """From now on predictions are sampled so; arguments and errors are those of ``build_sampler``."""
+        path = self.model.path
+        self.sampler = build_sampler(name, path=path, steps=steps, spacing=spacing, eta=eta, start=self.start)
+        self.sampler_name, self.sampler_steps = name, steps or path.timesteps
+        is_shortcut = self.shortcut and self.start is None and (name, self.sampler_steps) in _SHORTCUTS
+        self.step_size = path.timesteps / self.sampler_steps if is_shortcut else 0.0
 
     @property
     def conditioner(self) -> Backbone:
