@@ -180,8 +180,8 @@ def torchrun(experiments: Experiments, name: str, **hparams: object) -> subproce
 
 
 @pytest.mark.slow
-def test_torchrun(experiments: Experiments, alone: Experiments) -> None:
-    """The command as people give it: stopped by a signal, which it passes on, then as good as one process."""
+def test_torchrun(experiments: Experiments) -> None:
+    """The command as people give it, with processes that read data, stopped by a signal, which it passes on."""
     log = experiments.folder("stopped") / "train_loss.csv"
     endless: dict[str, object] = {"max_updates": 100_000, "val_check_interval": 100_000}
     with torchrun(experiments, "stopped", **endless) as run:
@@ -193,8 +193,3 @@ def test_torchrun(experiments: Experiments, alone: Experiments) -> None:
         said = run.communicate(timeout=90)[1]
     (step,) = checkpoints(experiments.folder("stopped"))
     assert said.count(f"stopped after step {step} of 100000") == 1, said
-    with torchrun(experiments, "whole") as run:
-        said = run.communicate(timeout=180)[1]
-    assert run.returncode == 0, said
-    assert "find_unused_parameters" not in said
-    check_rows(experiments.folder("whole") / "train_loss.csv", alone.folder("alone_rrdb") / "train_loss.csv", rel=1e-5)
