@@ -85,7 +85,7 @@ def calibrate(experiment: "Experiment", here: "World", *, split: str, samples: i
         raise ConfigError(f"--samples {samples}: a spread needs at least 2")
     data = commands.dataset(settings, split)
     commands.check_normalisation(saved, data)
-    here.place(task)
+    here.place(task, amp=settings.training.amp)
     task.eval()
     error, deviation = errors_and_deviations(
         task, data, settings=settings, here=here, samples=samples if task.is_stochastic else 1, limit=limit

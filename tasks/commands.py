@@ -16,7 +16,7 @@ from tasks.evaluation.results import Evaluated
 from tasks.experiment import PACKAGED, STARTER, Experiment, locked, move_aside, open_experiment, record
 from tasks.super_resolver import SuperResolver
 from tasks.training.checkpoints import CheckpointManager
-from tasks.training.state import TrainState
+from tasks.training.state import TrainState, decided
 from utils.checkpoint import EXPORTED, EXPORTED_FILE, Saved, load_matching, load_weights
 from utils.config.settings import Settings
 from utils.dataloader import BreizhSRDataset
@@ -120,11 +120,13 @@ def train(options: argparse.Namespace, world: World) -> None:
         if experiment.saved is not None:
             check_bands(experiment.saved, train_data)
         load_start(task, experiment)
+        with explain_out_of_memory("batch_size", training.batch_size, device=world.device):
+            settings = decided(settings, task, lr_size=train_data.lr_size, world=world)
         validation = _validation(task, settings, world)
         if world.is_main:
-            record(experiment)
+            record(replace(experiment, settings=settings))
         state = TrainState(task, settings, data=train_data, world=world)
-        manager = CheckpointManager(experiment.folder, training, world=world)
+        manager = CheckpointManager(experiment.folder, settings.training, world=world)
         if experiment.saved is not None:
             manager.resume(state, experiment.saved)
         fit(state, manager, name=experiment.name, validate=validation.run if validation else None)

@@ -82,7 +82,7 @@ def main(options: argparse.Namespace) -> None:
     with world(options.device) as here:
         experiment = open_experiment(config=folder / "config.yaml", name=options.experiment, hparams=options.hparams)
         task = commands.trained_task(experiment)
-        here.place(task)
+        here.place(task, amp=experiment.settings.training.amp)
         task.eval()
         dataset = commands.dataset(experiment.settings, SPLIT)
         colours = shown_positions(dataset.bands)

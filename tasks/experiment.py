@@ -26,7 +26,7 @@ from utils.config.parse import (
     to_yaml,
 )
 from utils.config.reference import translate
-from utils.config.settings import ARCHITECTURE, Model, Settings
+from utils.config.settings import ARCHITECTURE, DECIDED_AT_START, Model, Settings
 from utils.errors import CheckpointError, ConfigError
 from utils.files import write_text
 
@@ -95,6 +95,9 @@ def open_experiment(
         saved_flat = translate(_plain(read_file(saved_file)), source=str(saved_file))
         _compare(given, saved_flat, overrides, config=config, folder=folder)
         standing = saved_flat
+        for key in DECIDED_AT_START:
+            if overrides.get(key) == "auto" and key in saved_flat:
+                del overrides[key]
     source = f"{config} with --hparams" if overrides else str(config)
     settings = settings_from(merge(standing, overrides), source=source)
     steps = tuple(checkpoints(folder))
@@ -199,6 +202,8 @@ def _compare(given: Flat, saved: Flat, overrides: Flat, *, config: Path, folder:
     kept = []
     for key in given:
         if key in overrides or key == "backbone" or typed_given.get(key) == typed_saved.get(key):
+            continue
+        if key in DECIDED_AT_START and typed_given.get(key) == "auto":
             continue
         if key in ARCHITECTURE:
             raise ConfigError(

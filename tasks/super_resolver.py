@@ -42,7 +42,7 @@ class SuperResolver:
         world: World,
         calibration: Sequence[float] | None = None,
     ) -> None:
-        world.place(task)
+        world.place(task, amp=settings.training.amp)
         self._task = task.eval()
         self._world, self._settings = world, settings
         self.scale = settings.data.sr_scale

@@ -15,6 +15,8 @@ from torch import Tensor, nn
 
 from utils.errors import ConfigError, TrainingError, UserError
 
+logger = logging.getLogger(__name__)
+
 _PRECISIONS = {"off": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 _TIMEOUT = timedelta(minutes=30)  # of a process that runs but doesn't answer; one that has ended is noticed at once
 
@@ -42,8 +44,21 @@ class World:
         """Whether pinned memory helps: copies from it to a CUDA device run while the device computes."""
         return self.device.type == "cuda"
 
-    def place(self, module: nn.Module) -> None:
-        """Move a module to the device, to predict; on a CPU with channels last, where convolutions are faster."""
+    @property
+    def has_bfloat16(self) -> bool:
+        """Whether the device computes in bfloat16. Others emulate it, many times slower than float32."""
+        if self.device.type == "cuda":
+            return torch.cuda.is_bf16_supported(including_emulation=False)
+        known = torch.cpu.get_capabilities()
+        return self.device.type != "cpu" or any(known.get(name, False) for name in ("avx512_bf16", "amx_bf16", "bf16"))
+
+    def place(self, module: nn.Module, *, amp: str = "off") -> None:
+        """Move a module to the device, to predict; on a CPU with channels last, where convolutions are faster.
+
+        ``amp`` is the precision that `autocast` will be asked for; where it can't be had, a message says so.
+        """
+        if amp == "bf16" and not self.has_bfloat16:
+            logger.warning("amp=bf16: this device doesn't compute in bfloat16, so it predicts in float32")
         module.to(self.device)
         if self.device.type == "cpu":
             module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -86,7 +101,9 @@ class World:
         return [item for part in gathered for item in part]
 
     def autocast(self, precision: str) -> contextlib.AbstractContextManager:
-        """Mixed precision for the network's forward pass: off, bf16 or fp16."""
+        """Mixed precision for the forward pass: off, bf16, fp16 or auto; bf16 only where the device has it."""
+        if precision in ("bf16", "auto"):
+            precision = "bf16" if self.has_bfloat16 else "off"
         kind = _PRECISIONS[precision]
         return torch.autocast(self.device.type, dtype=kind, enabled=kind is not None)
 

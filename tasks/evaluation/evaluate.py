@@ -115,7 +115,7 @@ def evaluate(
     Returns:
         What summary.json holds; None on all but the main process.
     """
-    world.place(task)
+    world.place(task, amp=settings.training.amp)
     task.eval()
     saver = PictureSaver(evaluated.folder, evaluated.global_step, bands=dataset.bands, settings=settings)
     samples = settings.diffusion.samples

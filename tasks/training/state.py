@@ -1,8 +1,11 @@
 """What learns: a task's weights, its optimiser, their averages, and the step."""
 
 import contextlib
+import copy
 import logging
+import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +20,7 @@ from utils.cli import VERSION
 from utils.config.settings import Settings
 from utils.dataloader import Batch, BreizhSRDataset
 from utils.distributed import World
-from utils.errors import CheckpointError, TrainingError
+from utils.errors import CheckpointError, ConfigError, TrainingError
 from utils.randomness import Stream, seed_of
 
 logger = logging.getLogger(__name__)
@@ -94,7 +97,7 @@ class TrainState:
         batch = self.data.to_batch(raw, self.world.device)
         names = self.settings.data.augment
         batch = augment(batch, names, seed=key.seed, step=key.step, positions=key.positions)
-        if self.settings.training.channels_last:
+        if self.settings.training.channels_last is True:
             batch = batch._replace(
                 base=batch.base.contiguous(memory_format=torch.channels_last),
                 hr=batch.hr.contiguous(memory_format=torch.channels_last),
@@ -206,6 +209,74 @@ class TrainState:
 
 
 _TRIAL_SIZE = 16  # low-resolution pixels; every network can halve it as often as it needs
+_TRIAL_SAMPLES = 2  # of a batch, on a CPU
+_TRIAL_STEPS = 3  # the first one doesn't count
+_WORTH = 0.97  # of the time; below it the other memory format is taken
+
+
+def decided(settings: Settings, task: Task, *, lr_size: int, world: World) -> Settings:
+    """The settings with what ``auto`` leaves open: amp by the device, channels_last by a trial of a few steps.
+
+    All processes get the same; the task stays as it is.
+
+    Args:
+        settings: of a new experiment, or of one that goes on: its file holds no ``auto`` any more.
+        task: what will be trained.
+        lr_size: side of the training patches in low-resolution pixels.
+        world: this process among all, and its device.
+
+    Raises:
+        ConfigError: amp is bf16 and the device doesn't compute in it.
+    """
+    training = settings.training
+    if training.amp == "bf16" and not world.has_bfloat16:
+        raise ConfigError(
+            "amp=bf16: this device doesn't compute in bfloat16 and would be many times slower with it than in "
+            "float32; use --hparams amp=off, or amp=auto, which takes bf16 where it pays"
+        )
+    if training.amp == "auto":
+        training = replace(training, amp=world.from_main("bf16" if world.has_bfloat16 else "off"))
+        logger.info("amp=auto: %s from now on", training.amp)
+    if training.channels_last == "auto":
+        chosen = replace(settings, training=training)
+        is_faster = _is_faster_with_channels_last(task, chosen, lr_size=lr_size, world=world) if world.is_main else None
+        training = replace(training, channels_last=world.from_main(is_faster))
+    return replace(settings, training=training)
+
+
+def _is_faster_with_channels_last(task: Task, settings: Settings, *, lr_size: int, world: World) -> bool:
+    """Forward and backward passes of copies of the task, in turns; the fastest of each counts."""
+    data, training = settings.data, settings.training
+    share = training.batch_size // world.size
+    batch = blank_batch(
+        size=data.train_crop or lr_size, num_dates=data.sen2_amount, scale=data.sr_scale, channels=task.channels,
+        samples=share if world.is_asynchronous else min(share, _TRIAL_SAMPLES), device=world.device,
+    )  # fmt: skip
+    key = RandomKey(0, 0, torch.arange(len(batch.keys), device=world.device))
+    seconds: dict[bool, float] = {}
+    plain = copy.deepcopy(task).to(world.device)
+    last = copy.deepcopy(plain).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    fine = {name: getattr(batch, name).contiguous(memory_format=torch.channels_last) for name in ("base", "hr")}
+    ways = {False: (plain, batch), True: (last, batch._replace(**fine))}
+    for copied in (plain, last):
+        set_training(copied, settings)
+    for step in range(_TRIAL_STEPS):
+        for way, (copied, images) in ways.items():
+            started = time.perf_counter()
+            with world.autocast(training.amp):
+                terms = copied(images, key)
+            total = torch.stack(list(terms.values())).sum()
+            total.backward()
+            total.item()  # waits for all of it
+            elapsed = time.perf_counter() - started
+            if step:
+                seconds[way] = min(seconds.get(way, elapsed), elapsed)
+    is_faster = seconds[True] < _WORTH * seconds[False]
+    logger.info(
+        "channels_last=auto: a trial of %d samples takes %.3g s without and %.3g s with it: %s from now on",
+        len(batch.keys), seconds[False], seconds[True], str(is_faster).lower(),
+    )  # fmt: skip
+    return is_faster
 
 
 def prepare_for_ddp(task: Task, settings: Settings, *, world: World) -> nn.Module:
@@ -214,7 +285,7 @@ def prepare_for_ddp(task: Task, settings: Settings, *, world: World) -> nn.Modul
     The weights stay those of the task, with the same names.
     """
     set_training(task, settings)
-    if settings.training.channels_last:
+    if settings.training.channels_last is True:
         task.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     if settings.training.compile:
         compile_parts(task, world=world)

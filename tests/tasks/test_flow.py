@@ -37,7 +37,7 @@ def flow(unstopped: Experiments) -> dict[str, object]:
     return {**TRAINING, "rrdb_ckpt": unstopped.folder("backbone")}
 
 
-@pytest.mark.parametrize("keys", [{}, {"shortcut": True, "amp": "bf16"}, {"flow_base": "backbone", "source_std": 0.4}])
+@pytest.mark.parametrize("keys", [{}, {"shortcut": True, "amp": "auto"}, {"flow_base": "backbone", "source_std": 0.4}])
 def test_it_goes_on_to_the_last_bit(experiments: Experiments, flow: dict[str, object], keys: dict[str, Any]) -> None:
     options = {**flow, **keys, "batch_size": 4}
     experiments.train("whole", "flow", **options).succeeded()

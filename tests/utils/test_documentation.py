@@ -21,7 +21,7 @@ AFTER = "<!-- end of keys -->\n"
 def values(kind: object) -> str:
     """What a key may hold."""
     if typing.get_origin(kind) in (types.UnionType, typing.Union):
-        return values(next(part for part in typing.get_args(kind) if part is not type(None)))
+        return ", ".join(values(part) for part in typing.get_args(kind) if part is not type(None))
     if typing.get_origin(kind) is tuple:
         return "list"
     if typing.get_origin(kind) is typing.Literal:

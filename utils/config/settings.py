@@ -58,6 +58,10 @@ Truth = Annotated[bool, _expected("true or false", lambda value: isinstance(valu
 Whole = Annotated[int, _expected("a whole number", lambda value: _is_number(value) and value == int(value), int)]
 Real = Annotated[float, _expected("a number", _is_number)]
 Word = Annotated[str, _expected("a word", is_word, lambda value: "" if value is None else str(value))]
+TruthOrAuto = Annotated[
+    bool | Literal["auto"],
+    _expected("true, false or auto", lambda value: isinstance(value, bool) or value == "auto"),
+]
 # YAML 1.1 writers save `off` as false.
 _CHOICE = BeforeValidator(lambda value: "off" if value is False else value)
 _LIST = _expected("a list", lambda value: value is None or isinstance(value, list | tuple | str), _listed)
@@ -216,10 +220,15 @@ class Training:
     seed: Whole = number(1234, "all randomness is a function of it", minimum=0, maximum=2**63 - 1)
     clip_grad_norm: Real = number(0.0, "largest L2 norm of all gradients together; 0: no clipping", minimum=0)
     accumulate_grad_batches: Whole = number(1, "batches an optimiser step, which sees batch_size times this", minimum=1)
-    amp: Annotated[Literal["off", "bf16", "fp16"], _CHOICE] = key("off", "mixed precision; fp16 with gradient scaling")
+    amp: Annotated[Literal["off", "bf16", "fp16", "auto"], _CHOICE] = key(
+        "off", "mixed precision; fp16 with gradient scaling; auto: bf16 where the device computes in it"
+    )
     ema_decay: Real = number(0.0, "decay of the averaged weights, at first less; 0: none", minimum=0, maximum=0.999999)
     compile: Truth = key(False, "torch.compile, for long trainings; without a C++ compiler off, with one line")
-    channels_last: Truth = key(False, "images in the memory format that fast kernels like")
+    channels_last: TruthOrAuto = key(
+        False,
+        "images in the memory format that fast kernels like; auto: where a trial of a few steps is faster with it",
+    )
     freeze_norm: Truth = key(False, "BatchNorm keeps the statistics that it has: for small batches, for fine-tuning")
     init_from: Word = key("", "start from these weights: experiment folder, checkpoint or exported model")
     val_check_interval: Whole = number(25_000, "steps between validations", minimum=1)
@@ -268,4 +277,5 @@ SECTIONS: dict[str, Any] = {
 KEYS: dict[str, tuple[str, FieldInfo]] = {
     name: (title, described) for title, kind in SECTIONS.items() for name, described in kind.__pydantic_fields__.items()
 }
+DECIDED_AT_START = ("amp", "channels_last")  # where they are auto; the experiment keeps what was decided
 ARCHITECTURE = frozenset(name for name, (_, item) in KEYS.items() if item.json_schema_extra == {"architecture": True})

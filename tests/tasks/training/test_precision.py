@@ -6,15 +6,22 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from torch import Tensor, nn
 
 from tasks.base import StepDecay
 from tasks.build import build_task
+from tasks.trainer import main, parser
 from tasks.training.optim import learning_rate
 from tasks.training.state import TrainState
+from tests.golden import ROOT
 from tests.tasks.training.test_state import settings_of, train_state, trained
 from tests.trainings import Experiments, same
 from utils.checkpoint import file_name, write
+from utils.distributed import World
+from utils.errors import ConfigError
+
+has_bfloat16 = pytest.mark.skipif(not World(torch.device("cpu")).has_bfloat16, reason="this processor has no bfloat16")
 
 
 def losses(experiments: Experiments, name: str, column: str = "loss") -> list[float]:
@@ -32,7 +39,7 @@ def plain(unstopped: Experiments) -> Experiments:
     return unstopped
 
 
-@pytest.mark.parametrize("amp", ["bf16", "fp16"])
+@pytest.mark.parametrize("amp", [pytest.param("bf16", marks=has_bfloat16), "fp16"])
 @pytest.mark.parametrize("config", ["rrdb", "hr_ltae", "srdiff"])
 def test_mixed_precision(experiments: Experiments, plain: Experiments, config: str, amp: str) -> None:
     """About the same losses, by other arithmetic; what is saved is float32. It is evaluated in the same precision."""
@@ -51,6 +58,7 @@ def test_mixed_precision(experiments: Experiments, plain: Experiments, config: s
     assert summary["metrics"]["psnr"]["mean"] == pytest.approx(expected["metrics"]["psnr"]["mean"], abs=0.3)
 
 
+@has_bfloat16
 @pytest.mark.parametrize("config", ["rrdb", "hr_ltae", "srdiff"])
 def test_where_precision_matters_it_stays(tiny_data: Path, config: str) -> None:
     """The network computes in bf16; the noise's arithmetic, the losses, the gradients and the optimiser in float32."""
@@ -127,6 +135,52 @@ def test_without_a_compiler(experiments: Experiments, plain: Experiments) -> Non
     assert [line for line in done.stderr.splitlines() if "compile" in line] == [done.stderr.splitlines()[0]]
     assert done.stderr.startswith("compile stays off: it needs a working C++ compiler (")
     assert same(experiments.checkpoint("off", 12), plain.checkpoint("plain_rrdb", 12))
+
+
+@pytest.fixture
+def without_bfloat16(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An older processor."""
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"architecture": "x86_64", "avx2": True})
+
+
+@pytest.mark.usefixtures("without_bfloat16")
+def test_bfloat16_is_not_emulated(
+    tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Training refuses it before anything is written; prediction takes float32, and says so."""
+    monkeypatch.chdir(tmp_path)
+    command = ["--config", str(ROOT / "configs/rrdb/rrdb.yaml"), "--exp_name", "a", "--device", "cpu", "--hparams"]
+    small = f"data_root={tiny_data},hidden_size=8,num_block=2,num_workers=0,batch_size=2,max_updates=0"
+    with pytest.raises(ConfigError, match=r"amp=bf16: this device doesn't compute in bfloat16.*amp=auto"):
+        main(parser().parse_args([*command, f"{small},amp=bf16"]))
+    assert not (tmp_path / "checkpoints" / "a" / "config.yaml").exists()
+    main(parser().parse_args([*command, f"{small},amp=auto"]))
+    assert "amp: 'off'" in (tmp_path / "checkpoints" / "a" / "config.yaml").read_text()
+    here = World(torch.device("cpu"))
+    here.place(nn.Linear(1, 1), amp="bf16")
+    assert "it predicts in float32" in caplog.text
+    with here.autocast("bf16"):
+        assert nn.Linear(1, 1)(torch.ones(1)).dtype == torch.float32
+
+
+def test_what_auto_decides_stands(experiments: Experiments) -> None:
+    """It is said and saved; the same command goes on with it, as a training does that was given it."""
+    options = {"amp": "auto", "channels_last": "auto"}
+    first = experiments.train("chosen", max_updates=5, **options).succeeded()
+    assert len([line for line in first.stderr.splitlines() if line.startswith("channels_last=auto: a trial of")]) == 1
+    saved = yaml.safe_load((experiments.folder("chosen") / "config.yaml").read_text())
+    assert isinstance(saved["channels_last"], bool)
+    assert saved["amp"] == ("bf16" if World(torch.device("cpu")).has_bfloat16 else "off")
+    second = experiments.train("chosen", **options).succeeded()
+    assert "auto" not in second.stderr
+    experiments.train("given", amp=saved["amp"], channels_last=saved["channels_last"]).succeeded()
+    assert same(experiments.checkpoint("chosen", 12), experiments.checkpoint("given", 12))
+
+
+def test_all_processes_take_the_same_memory_format(experiments: Experiments) -> None:
+    done = experiments.train_together(2, "both", channels_last="auto", max_updates=2)
+    assert [run.returncode for run in done] == [0, 0]
+    assert sum(run.stderr.count("channels_last=auto: a trial") for run in done) == 1
 
 
 def test_memory_format(experiments: Experiments, plain: Experiments) -> None:
