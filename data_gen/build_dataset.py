@@ -19,6 +19,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from utils.cli import Parser, run
 from utils.errors import ConfigError, DataError
+from utils.geo.bands import RGB, parse_bands
 from utils.signals import raise_at_sigterm
 
 if TYPE_CHECKING:  # --help needs no rasterio
@@ -44,8 +45,9 @@ def _parser() -> Parser:
     add("--crs", metavar="EPSG:N", help="coordinate system in metres (default: that of the first Sentinel-2 image)")
     add("--hr_dates", type=_days, default=[], metavar="D,D,...", help="dates of --hr, in order of their names")
     add("--lr_dates", type=_days, default=[], metavar="D,D,...", help="dates of --lr, in order of their names")
-    add("--hr_bands", type=_bands, default=[], metavar="R,G,B", help="numbers of the bands in --hr, from 1")
-    add("--lr_bands", type=_bands, default=[], metavar="R,G,B", help="numbers of the bands in --lr, from 1")
+    add("--bands", default=",".join(RGB), metavar="B,B,...", help="of both, e.g. B04,B03,B02,B08 (default RGB)")
+    add("--hr_bands", type=_numbers, default=[], metavar="N,N,...", help="numbers of these bands in --hr, from 1")
+    add("--lr_bands", type=_numbers, default=[], metavar="N,N,...", help="numbers of these bands in --lr, from 1")
     add("--lr_unit", type=float, metavar="10000", help="the number in --lr that means reflectance 1")
     add("--mask", default="auto", metavar="auto|none|DIR",
         help="clouds: scene classification, else brightness | leave them | a folder of scene classifications")
@@ -72,10 +74,13 @@ def _main(options: argparse.Namespace) -> None:
     raise_at_sigterm("stopped; nothing was written")
     quiet()
     masks = None if options.mask in ("auto", "none") else Path(options.mask)
-    truths = _dated(find_acquisitions(_paths(options.hr, "--hr"), days=options.hr_dates, numbers=options.hr_bands,
-                                      scale=1.0), "--hr_dates")  # fmt: skip
-    views = _dated(find_acquisitions(_paths(options.lr, "--lr"), days=options.lr_dates, numbers=options.lr_bands,
-                                     scale=options.lr_unit, masks=masks), "--lr_dates")  # fmt: skip
+    truths = _dated(find_acquisitions(
+        _paths(options.hr, "--hr"), bands=wanted.bands, days=options.hr_dates, numbers=options.hr_bands, scale=1.0,
+    ), "--hr_dates")  # fmt: skip
+    views = _dated(find_acquisitions(
+        _paths(options.lr, "--lr"), bands=wanted.bands, days=options.lr_dates, numbers=options.lr_bands,
+        scale=options.lr_unit, masks=masks,
+    ), "--lr_dates")  # fmt: skip
     try:
         counts = build(truths, views, options.output, wanted)
     except OSError as error:
@@ -109,7 +114,8 @@ def _wanted(options: argparse.Namespace) -> "BuildOptions":
         low, high = options.stretch
         check(0 <= low < high <= 100, f"--stretch {low:g} {high:g}: two percentiles, the lower one first")
     return BuildOptions(
-        patch=options.patch, resolution=options.hr_resolution, scale=options.scale, crs=_crs(options.crs),
+        bands=parse_bands(options.bands, source="--bands"), patch=options.patch,
+        resolution=options.hr_resolution, scale=options.scale, crs=_crs(options.crs),
         shares=shares, block=options.block, gap=options.gap,
         stretch=tuple(options.stretch) if options.stretch else None, min_valid=options.min_valid,
         clouds=options.mask != "none", max_days=options.max_days, seed=options.seed,
@@ -154,13 +160,13 @@ def _days(text: str) -> list[date]:
         raise argparse.ArgumentTypeError(f"{text!r} is not a list of dates like 2023-08-07,2023-09-01") from None
 
 
-def _bands(text: str) -> list[int]:
+def _numbers(text: str) -> list[int]:
     try:
         numbers = [int(part) for part in text.split(",")]
     except ValueError:
         numbers = []
-    if len(numbers) != 3 or min(numbers) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not three numbers of bands, like 4,3,2")
+    if not numbers or min(numbers) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a list of numbers of bands, like 4,3,2")
     return numbers
 
 

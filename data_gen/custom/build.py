@@ -25,6 +25,7 @@ from data_gen.custom.grid import Bounds, PatchGrid, bounds_in, choose_grid, over
 from data_gen.custom.splits import SPLITS, Cell, assign
 from utils.errors import DataError
 from utils.files import atomic_folder, write_text
+from utils.geo.bands import RGB
 from utils.geo.raster import AlignedReader, Grid, clear_pixels, gdal_memory
 from utils.geo.sources import Acquisition, open_raster
 from utils.geo.windows import Box
@@ -44,6 +45,7 @@ Levels = NDArray[np.uint8]
 class BuildOptions:
     """What is asked for."""
 
+    bands: tuple[str, ...] = RGB  # of both
     patch: int = 300  # high-resolution pixels
     resolution: float = 2.5  # of the truth, metres
     scale: int = 4
@@ -165,7 +167,7 @@ def _stretch(images: Sequence[TruthImage], grid: PatchGrid, options: BuildOption
                 values, data, _ = reader.read(boxes[cell])
                 samples.append(values[:, data][:, ::_EVERY])
     if eight_bit and options.stretch is None:
-        return [0.0] * 3, [255.0] * 3
+        return [0.0] * len(options.bands), [255.0] * len(options.bands)
     values = np.concatenate(samples, axis=1)
     if not values.size:
         raise DataError("the high-resolution images have no data where Sentinel-2 images are")
@@ -199,7 +201,7 @@ def _write_image(
             values, data, _ = reader.read(boxes[cell])
             if data.mean() < COMPLETE or path.exists():
                 continue
-            _write(path, _levels(values, data, *stretch), pixels.part(boxes[cell]))
+            _write(path, _levels(values, data, *stretch), pixels.part(boxes[cell]), bands=options.bands)
             rows[cell] = PatchRow(label, cell, day)
     if rows:
         _write_views(rows, extents, grid, options, folder)
@@ -246,13 +248,14 @@ def _write_views(
                 reflectance, usable = _together(here, pixels, boxes[cell], clouds=options.clouds)
                 if usable.mean() >= options.min_valid:
                     row.views[day] = f"sen2/{row.label}/{day:%Y%m%d}.tif"
-                    _write(folder / row.views[day], _numbers(reflectance), pixels.part(boxes[cell]), nodata=0)
+                    here_grid = pixels.part(boxes[cell])
+                    _write(folder / row.views[day], _numbers(reflectance), here_grid, bands=options.bands, nodata=0)
 
 
 def _together(
     readers: Sequence[AlignedReader], grid: Grid, box: Box, *, clouds: bool
 ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-    """Images of one day as one: reflectance (3, h, w), 0 where none has data, and where it can be used (h, w)."""
+    """Images of one day as one: reflectance (C, h, w), 0 where none has data, and where it can be used (h, w)."""
     reflectance, usable = clear_pixels(readers[0], grid, box, clouds=clouds)
     for reader in readers[1:]:
         other, clear = clear_pixels(reader, grid, box, clouds=clouds)
@@ -272,12 +275,16 @@ def _numbers(reflectance: NDArray[np.float32]) -> NDArray[np.uint16]:
 # Files
 
 
-def _write(path: Path, pixels: Levels | NDArray[np.uint16], grid: Grid, *, nodata: float | None = None) -> None:
+def _write(
+    path: Path, pixels: Levels | NDArray[np.uint16], grid: Grid, *, bands: Sequence[str], nodata: float | None = None
+) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with rasterio.open(
         path, "w", driver="GTiff", count=len(pixels), height=grid.height, width=grid.width, dtype=pixels.dtype,
         crs=grid.crs, transform=grid.transform, nodata=nodata, compress="deflate", zlevel=1,
     ) as target:  # fmt: skip
+        if tuple(bands) != RGB:
+            target.descriptions = tuple(bands)
         target.write(pixels)
 
 
@@ -332,6 +339,7 @@ def _described(grid: PatchGrid, options: BuildOptions) -> dict[str, Any]:
     return {
         "crs": grid.crs.to_string(),
         "corner": [grid.west, grid.north],
+        "bands": list(options.bands),
         "patch": grid.patch,
         "hr_resolution": grid.resolution,
         "scale": grid.scale,

@@ -116,3 +116,24 @@ def test_a_choice_of_bands_in_another_order(raw: Path, tmp_path: Path) -> None:
     order = [bands_of(raw).index(band) for band in ("B08", "B04")]
     whole, chosen = (Store(folder, "train").shard(0) for folder in (raw / "preprocessed", tmp_path / "out"))
     assert torch.equal(chosen["hr"], whole["hr"][:, order])
+
+
+def test_data_sets_of_own_images(raw: Path, tmp_path: Path) -> None:
+    """The bands are found by name in images, and named in what is built: here in another order, two of them."""
+    truth = next((raw / "spot6" / "test").iterdir())
+    own = ("--hr", truth, "--hr_dates", "2018-06-15", "--lr", raw / "sen2" / "test" / truth.stem / "*.tif")
+    sizes = ("--patch", 32, "--val", 0, "--test", 0, "--gap", 0, "--mask", "none", "--bands", "B08,B04")
+    succeed("data_gen/build_dataset.py", *own, *sizes, "--output", "own", cwd=tmp_path)
+    position = bands_of(raw).index("B08")
+    with rasterio.open(truth) as source:
+        whole = source.read(position + 1)
+    [*patches] = sorted((tmp_path / "own" / "spot6").iterdir())
+    assert len(patches) == 4
+    for path in patches:
+        with rasterio.open(path) as source:
+            assert source.descriptions == ("B08", "B04")
+            top, left = (int(part[1:]) * 32 for part in path.stem.split("_")[1:])
+            part = whole[top : top + 32, left : left + 32]
+            assert (np.abs(source.read(1).astype(int) - part) <= (part == 0)).all()
+    succeed("data_gen/preprocess_data.py", "own", cwd=tmp_path)
+    assert read_manifest(tmp_path / "own" / "preprocessed").geometry.bands == ("B08", "B04")
