@@ -112,15 +112,15 @@ def _judged(
     d_im = _difference(harmonised, truth)
     threshold = d_ref.flatten().kthvalue(int(QUANTILE * d_ref.numel())).values
     counted = (torch.maximum(torch.maximum(d_ref, d_im), d_om) > threshold).flatten().nonzero()[:, 0]  # (N,)
-    d_ref, d_om, d_im = (d.flatten()[counted] for d in (d_ref, d_om, d_im))
+    d_ref, d_om, d_im = (d.flatten().index_select(0, counted) for d in (d_ref, d_om, d_im))
     shares = _shares(d_ref=d_ref, d_im=d_im, d_om=d_om)  # (3, N)
     maps = shares.new_full((len(CLASSES), truth[0].numel()), torch.nan)
-    maps[:, counted] = shares
+    maps.index_copy_(1, counted, shares)
     figures |= dict(zip(CLASSES, shares.nanmean(dim=1), strict=True))
     if views is not None:
-        details = harmonised.flatten(1)[:, counted]
+        details = harmonised.flatten(1).index_select(1, counted)
         for view in views.float().div_(DATA_RANGE):  # (C, h, w)
-            shown = bilinear(view, scale=scale).flatten(1)[:, counted]
+            shown = bilinear(view, scale=scale).flatten(1).index_select(1, counted)
             d_om = torch.minimum(d_om, _difference(shown, details))
         _, omission, hallucination = _shares(d_ref=d_ref, d_im=d_im, d_om=d_om).nanmean(dim=1)
         figures |= {"series_omission": omission, "series_hallucination": hallucination}
