@@ -75,7 +75,7 @@ def calibrate(experiment: "Experiment", here: "World", *, split: str, samples: i
     from tasks import commands
     from tasks.experiment import locked
     from utils.checkpoint import write
-    from utils.metrics.calibration import COVERED, FITTED, LAPLACE, NORMAL, coverage, fitted_factor
+    from utils.metrics.calibration import COVERED, FAMILIES, best_family, coverage
 
     saved, settings = experiment.saved, experiment.settings
     task = commands.trained_task(experiment)
@@ -90,15 +90,14 @@ def calibrate(experiment: "Experiment", here: "World", *, split: str, samples: i
     error, deviation = errors_and_deviations(
         task, data, settings=settings, here=here, samples=samples if task.is_stochastic else 1, limit=limit
     )
-    family = NORMAL if task.is_stochastic else LAPLACE
-    factors = [fitted_factor(*band, family=family) for band in zip(error, deviation, strict=True)]
+    family, factors = best_family(error, deviation)
     with locked(experiment.folder):
-        kept = {"factors": factors, "level": FITTED, "split": split, "samples": samples, "pixels": error.shape[1]}
+        kept = {"factors": factors, "family": family, "split": split, "samples": samples, "pixels": error.shape[1]}
         write(saved.path, {**saved.content, "calibration": kept})
-    lines = [f"{saved.path}: factors {', '.join(f'{factor:.3f}' for factor in factors)}"]
+    lines = [f"{saved.path}: {family} distributions, factors {', '.join(f'{factor:.3f}' for factor in factors)}"]
     scaled = deviation * torch.tensor(factors)[:, None]
     for words, stated in (("before", deviation), ("after", scaled)):
-        shares = zip(COVERED, coverage(error, stated, family=family).tolist(), strict=True)
+        shares = zip(COVERED, coverage(error, stated, family=FAMILIES[family]).tolist(), strict=True)
         lines.append(f"{words}: " + ", ".join(f"{share:.1%} of errors in {level:.0%}" for level, share in shares))
     return "\n".join(lines) + "\n"
 

@@ -222,7 +222,7 @@ def infer(options: argparse.Namespace, world: World) -> None:
             world=world,
             lpips=lpips.to(world.device) if lpips else None,
             limit=options.limit,
-            factors=saved.factors if saved else None,
+            calibration=saved.content.get("calibration") if saved else None,
         )
     if summary is not None:
         sys.stdout.write(metrics_text({"bicubic": summary["bicubic"], experiment.name: summary["metrics"]}))

@@ -15,7 +15,7 @@ import warnings
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 
 import torch
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -157,6 +157,7 @@ class _Calibration(_Strict):
     """What tasks/calibrate.py found: factors on the standard deviations that the model states."""
 
     factors: list[_Maximum] = Field(min_length=1)
+    family: Literal["normal", "laplace"]
 
 
 class _Content(_Strict):

@@ -2,7 +2,7 @@
 
 import functools
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -98,7 +98,7 @@ def evaluate(
     world: World,
     lpips: LPIPS | None,
     limit: int | None = None,
-    factors: Sequence[float] | None = None,
+    calibration: Mapping[str, Any] | None = None,
 ) -> dict[str, Any] | None:
     """Predict and measure a split, and write its results (tasks/evaluation/results.py).
 
@@ -110,7 +110,7 @@ def evaluate(
         world: the device, and the processes that share the split.
         lpips: on the same device; None leaves LPIPS out.
         limit: at most so many patches.
-        factors: of a calibration of the model's uncertainty, one a band.
+        calibration: what tasks/calibrate.py found: factors, one a band, and the family of distributions.
 
     Returns:
         What summary.json holds; None on all but the main process.
@@ -156,7 +156,7 @@ def evaluate(
                 sensor_truth=sensor_truth,
             )
             spectra.append(measure_spectra(result, batch))
-            columns, sums = measure_trust(result, images_by_method(result, batch), batch, factors=factors)
+            columns, sums = measure_trust(result, images_by_method(result, batch), batch, calibration=calibration)
             trust.append(sums)
             for i, figures in enumerate(measured):
                 position = int(batch.indices[i])

@@ -12,7 +12,7 @@ from tasks.base import Result
 from utils.dataloader import Batch
 from utils.geo.bands import shown_positions
 from utils.images import Attention, Picture, heat, picture
-from utils.metrics.calibration import CalibrationSums, calibration_sums
+from utils.metrics.calibration import FAMILIES, CalibrationSums, calibration_sums
 from utils.metrics.correctness import CLASSES, SETTINGS, Correctness, correctness, is_large_enough
 from utils.metrics.frc import INPUT_PIXEL, THRESHOLDS, RingSums, resolution, ring_sums
 from utils.metrics.pixel import to_uint8
@@ -50,7 +50,7 @@ class Trust(NamedTuple):
 
 
 def measure_trust(
-    result: Result, images: Mapping[str, Tensor], batch: Batch, *, factors: Sequence[float] | None = None
+    result: Result, images: Mapping[str, Tensor], batch: Batch, *, calibration: Mapping[str, Any] | None = None
 ) -> tuple[dict[str, list[float | None]], Trust]:
     """Measure a batch.
 
@@ -58,7 +58,7 @@ def measure_trust(
         result: what was predicted.
         images: what is measured, by the prefix of its columns, (B, C, H, W).
         batch: what it was predicted from, and the truths.
-        factors: of a calibration, one a band.
+        calibration: factors, one a band, and the family of distributions, where they were fitted.
 
     Returns:
         The columns of the patches, and the sums over them.
@@ -80,9 +80,14 @@ def measure_trust(
     before = after = None
     if result.deviation is not None:
         before = calibration_sums(result.sr, batch.hr, result.deviation, samples=result.samples)
-        if factors is not None:
+        if calibration is not None:
             after = calibration_sums(
-                result.sr, batch.hr, result.deviation, samples=result.samples, factors=torch.tensor(factors)
+                result.sr,
+                batch.hr,
+                result.deviation,
+                samples=result.samples,
+                factors=torch.tensor(calibration["factors"]),
+                family=FAMILIES[calibration["family"]],
             )
     return columns, Trust(rings, before, after)
 

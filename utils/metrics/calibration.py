@@ -41,7 +41,13 @@ class CalibrationSums(NamedTuple):
 
 
 def calibration_sums(
-    sr: Tensor, hr: Tensor, deviation: Tensor, *, samples: Tensor | None = None, factors: Tensor | None = None
+    sr: Tensor,
+    hr: Tensor,
+    deviation: Tensor,
+    *,
+    samples: Tensor | None = None,
+    factors: Tensor | None = None,
+    family: "Family | None" = None,
 ) -> CalibrationSums:
     """How errors compare with the standard deviations that are stated for them.
 
@@ -53,8 +59,9 @@ def calibration_sums(
             ensemble's, and the spread has the unbiased variance and the share by which a mean of k errs. Without
             samples, intervals and CRPS are those of Laplace distributions.
         factors: (C,), of a calibration: with them the deviations times these count, and the samples' values no more.
+        family: of the distributions, where a calibration has chosen it.
     """
-    family = LAPLACE if samples is None else NORMAL
+    family = family or (LAPLACE if samples is None else NORMAL)
     error, stated = (sr - hr) * _HALF_RANGE, deviation * _HALF_RANGE
     ranks = error.new_zeros(0, dtype=torch.float64)
     if samples is not None:
@@ -186,3 +193,23 @@ class Family(NamedTuple):
 
 NORMAL = Family(normal_quantile, crps_of_normal)
 LAPLACE = Family(laplace_quantile, lambda error, deviation: crps_of_laplace(error, deviation / math.sqrt(2)))
+FAMILIES = {"normal": NORMAL, "laplace": LAPLACE}
+
+
+def best_family(errors: Tensor, deviations: Tensor) -> tuple[str, list[float]]:
+    """The family whose intervals hold their shares of the errors best, and the factors with which they do.
+
+    Args:
+        errors: result minus truth, (C, N).
+        deviations: the standard deviations that are stated for them, likewise.
+
+    Returns:
+        A name of FAMILIES, and a factor a band.
+    """
+    found = {}
+    for name, family in FAMILIES.items():
+        factors = [fitted_factor(*band, family=family) for band in zip(errors, deviations, strict=True)]
+        shares = coverage(errors, deviations * deviations.new_tensor(factors)[:, None], family=family)
+        found[name] = float((shares - shares.new_tensor(COVERED)).abs().sum()), factors
+    best = min(found, key=lambda name: found[name][0])
+    return best, found[best][1]

@@ -11,6 +11,7 @@ from scipy import integrate, stats
 
 from utils.metrics.calibration import (
     LAPLACE,
+    best_family,
     calibration_sums,
     coverage,
     crps_of_laplace,
@@ -139,3 +140,15 @@ def test_sums_add_up() -> None:
     parts = [calibration_sums(*stated(times=1, seed=seed)) for seed in (0, 5)]
     both = calibration_sums(*(torch.cat(pair) for pair in zip(stated(times=1), stated(times=1, seed=5), strict=True)))
     assert parts[0].plus(parts[1]).figures() == pytest.approx(both.figures())
+
+
+@pytest.mark.parametrize("name", ["normal", "laplace"])
+def test_the_family_is_found_and_its_factors(name: str) -> None:
+    random = np.random.RandomState(0)
+    unit = random.standard_normal((3, 40_000)) if name == "normal" else random.laplace(size=(3, 40_000)) / math.sqrt(2)
+    deviation = random.rand(3, 40_000) + 0.1
+    factors = np.array([0.5, 1.0, 3.0])
+    error = torch.from_numpy(unit * deviation * factors[:, None])
+    found, fitted = best_family(error, torch.from_numpy(deviation))
+    assert found == name
+    assert fitted == pytest.approx(factors, rel=0.02)
