@@ -13,7 +13,16 @@ from torch import Tensor
 
 from tests.golden import Golden
 from utils.errors import DataError
-from utils.metrics.pixel import extended, measure, radial_power, shift_mae, shift_tolerant_psnrs, to_uint8
+from utils.metrics.pixel import (
+    by_band,
+    extended,
+    measure,
+    ndvi_error,
+    radial_power,
+    shift_mae,
+    shift_tolerant_psnrs,
+    to_uint8,
+)
 
 
 def pair(seed: int, height: int, width: int, *, noise: float, batch: int = 2) -> tuple[Tensor, Tensor]:
@@ -269,3 +278,24 @@ def test_a_batch_is_its_images_and_constants_have_no_power() -> None:
     images = torch.rand(3, 3, 16, 24)
     torch.testing.assert_close(radial_power(images)[1][1:2], radial_power(images[1:2])[1])
     assert (radial_power(torch.full((1, 3, 16, 16), 77, dtype=torch.uint8))[1] == 0).all()
+
+
+def test_figures_of_a_band_are_those_of_an_image_that_has_it_alone() -> None:
+    sr, hr = pair(3, 20, 24, noise=9)
+    found = by_band(sr, hr, ["B04", "B03", "B02"])
+    for i, band in enumerate(("B04", "B03", "B02")):
+        alone = measure(sr[:, i : i + 1], hr[:, i : i + 1])
+        assert all(torch.equal(found[f"{name}_{band}"], alone[name]) for name in ("psnr", "ssim", "mae"))
+
+
+def test_ndvi_error_is_that_of_reflectance() -> None:
+    sr, hr = pair(4, 20, 24, noise=9)
+    hr[:, :, 0] = sr[:, :, 0] = 0  # black in both: no index
+    maxima = (0.2, 0.15, 0.5)
+    indices = []
+    for images in (sr, hr):
+        red, nir = images[:, 0].double() / 255 * maxima[0], images[:, 2].double() / 255 * maxima[2]
+        indices.append(((nir - red) / (nir + red)).nan_to_num())
+    expected = (indices[0] - indices[1]).abs().mean(dim=(1, 2))
+    torch.testing.assert_close(ndvi_error(sr, hr, maxima=maxima, red=0, nir=2), expected, rtol=1e-12, atol=0)
+    assert not ndvi_error(hr, hr, maxima=maxima, red=0, nir=2).any()
