@@ -7,11 +7,12 @@ import io
 import itertools
 import multiprocessing
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple, cast
+from typing import Literal, NamedTuple, cast
 
 import rasterio
 import torch
@@ -19,17 +20,62 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import baseline
 from benchmarks.baseline import nchw
-from benchmarks.limits import BF16, FP32, MEMORY, timed
-from benchmarks.timing import BenchmarkRun, Precision, Row, SamplerName, Timing, published, task_of
+from benchmarks.timing import BF16, FP32, MEMORY, Patience, Row, Timing, timed
 from data_gen.prepare import prepare
+from data_gen.synthetic.dataset import SampleSet, write_sample_set
 from models.samplers import ddpm
+from tasks.base import Task
+from tasks.build import build_task
 from tasks.evaluation.measure import super_resolve
 from tasks.srdiff import SRDiffTask
 from tasks.training.state import TrainState
+from utils.config.parse import load_chain, settings_from
 from utils.config.settings import Settings
 from utils.dataloader import Batch, BreizhSRDataset, collate, training_loader
 from utils.distributed import World, world
 from utils.metrics.pixel import measure, to_uint8
+
+Precision = Literal["off", "bf16"]
+SamplerName = Literal["ddpm", "ddim", "dpmpp_2m"]
+CONFIGS = Path(__file__).resolve().parents[1] / "configs"
+
+
+class BenchmarkRun:
+    """A run: ``folder`` for its files, and whether it is to be quick."""
+
+    def __init__(self, folder: Path, *, quick: bool, world: World) -> None:
+        self.folder, self.quick, self.world = folder, quick, world
+        self.patience = Patience(rounds=2, most=3, seconds=1) if quick else Patience(rounds=3, most=9, seconds=12)
+
+    @cached_property
+    def raw(self) -> Path:
+        """A raw sample data set, of patches as large as BreizhSR's."""
+        root = self.folder / "raw"
+        with contextlib.redirect_stderr(io.StringIO()):  # its progress bar
+            write_sample_set(root, SampleSet(train=8 if self.quick else 32, val=1, test=1))
+        return root
+
+    @cached_property
+    def prepared(self) -> Path:
+        """The same, prepared."""
+        with contextlib.redirect_stderr(io.StringIO()):
+            prepare(self.raw, output=self.folder / "prepared", workers=1)
+        return self.folder / "prepared"
+
+
+def published(config: str) -> Settings:
+    """A published configuration; a diffusion model's conditioner is the published one."""
+    settings = settings_from(load_chain(CONFIGS / config), source=config)
+    if settings.model.trainer_cls == "srdiff":
+        conditioner = settings_from(load_chain(CONFIGS / "misr/misr_pretrain.yaml"), source="misr_pretrain.yaml")
+        settings = replace(settings, backbone=conditioner.model)
+    return settings
+
+
+def task_of(settings: Settings) -> Task:
+    """Its task with random weights: times don't depend on them."""
+    torch.manual_seed(0)
+    return build_task(settings)
 
 
 class Step(NamedTuple):
@@ -69,23 +115,19 @@ def training_step(bench: BenchmarkRun, name: str) -> list[Row]:
     with FlopCounterMode(display=False) as counter:
         calls["float32"]()
     flops = counter.get_total_flops()
-    times, rates = timed(calls, limits=[FP32, BF16], patience=bench.patience)
+    rows = _computed(f"train {name}, batch {step.batch}", calls, flops=flops, patience=bench.patience)
+    return [replace(row, memory=_peak(bench, step, WAYS[row.mode])) for row in rows]
+
+
+def _computed(what: str, calls: Mapping[str, Callable[[], object]], *, flops: int, patience: Patience) -> list[Row]:
+    """Rows of the ways to compute a network, the plain one among them, held against the machine's matrix products."""
+    times, rates = timed(calls, limits=[FP32, BF16], patience=patience)
     rows = []
-    for way, timing in times.items():
+    for mode, timing in times.items():
         rate = flops / timing.median
-        limit = BF16 if WAYS[way].amp == "bf16" else FP32
-        rows.append(
-            Row(
-                f"train {name}, batch {step.batch}",
-                way,
-                timing,
-                rate=rate / 1e9,
-                unit="GFLOP/s",
-                share=rate / rates[limit],
-                gain=None if way == "plain" else times["plain"].median / timing.median,
-                memory=_peak(bench, step, WAYS[way]),
-            )
-        )
+        share = rate / rates[BF16 if mode == "bfloat16" else FP32]
+        gain = None if mode == "plain" else times["plain"].median / timing.median
+        rows.append(Row(what, mode, timing, rate / 1e9, "GFLOP/s", share, gain))
     return rows
 
 
@@ -106,8 +148,7 @@ def step_call(prepared: Path, step: Step, way: Way, here: World) -> Callable[[],
 
 def _peak(bench: BenchmarkRun, step: Step, way: Way) -> int:
     """Peak memory of a process that makes two step_call and nothing else."""
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(1, mp_context=context) as executor:
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as executor:
         return executor.submit(_peak_here, bench.prepared, step, way, torch.get_num_threads()).result()
 
 
@@ -119,8 +160,7 @@ def _peak_here(prepared: Path, step: Step, way: Way, threads: int) -> int:
         call()
     status = Path("/proc/self/status")
     if status.exists():  # the peak of this process; getrusage's begins with that of its parent
-        line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
-        return int(line.split()[1]) * 1024
+        return int(status.read_text().partition("VmHWM:")[2].split()[0]) * 1024
     import resource
 
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -131,7 +171,7 @@ SAMPLER_STEPS = 15  # of every quick sampler: as many as a trained model needed 
 _TIMED = 3  # steps of the plain mode
 
 
-def _task(settings: Settings) -> SRDiffTask:
+def _srdiff(settings: Settings) -> SRDiffTask:
     return cast(SRDiffTask, task_of(settings).eval())
 
 
@@ -139,7 +179,7 @@ def reverse_step(bench: BenchmarkRun) -> list[Row]:
     """One pass of the noise predictor over an image of the published size."""
     size = 144 if bench.quick else 296
     torch.manual_seed(0)
-    unet = _task(published(CONFIG)).model.denoise_fn
+    unet = _srdiff(published(CONFIG)).model.denoise_fn
     last = copy.deepcopy(unet)
     bench.world.place(last)
     networks = {"plain": nchw(unet), "float32, NCHW": unet, "float32": last, "bfloat16": last}
@@ -158,14 +198,8 @@ def reverse_step(bench: BenchmarkRun) -> list[Row]:
 
         return step
 
-    times, rates = timed({mode: call(mode) for mode in networks}, limits=[FP32, BF16], patience=bench.patience)
-    rows = []
-    for mode, timing in times.items():
-        rate = flops / timing.median
-        share = rate / rates[BF16 if mode == "bfloat16" else FP32]
-        gain = None if mode == "plain" else times["plain"].median / timing.median
-        rows.append(Row(f"reverse step, {size}×{size}", mode, timing, rate / 1e9, "GFLOP/s", share, gain))
-    return rows
+    calls = {mode: call(mode) for mode in networks}
+    return _computed(f"reverse step, {size}×{size}", calls, flops=flops, patience=bench.patience)
 
 
 def whole_image(bench: BenchmarkRun) -> list[Row]:
@@ -174,12 +208,11 @@ def whole_image(bench: BenchmarkRun) -> list[Row]:
     data = BreizhSRDataset(bench.prepared, "test", sen2_amount=settings.data.sen2_amount)
     batch = data.to_batch(collate([data.raw(0)]))
     timesteps = settings.diffusion.timesteps
-    task = _task(settings)
+    task = _srdiff(settings)
     plain = nchw(task)
-    few, more = (_steps_of_ddpm(plain, count) for count in (1, 1 + _TIMED))
     calls = {
-        "one step": lambda: _predict(bench, few, batch, settings),
-        "more steps": lambda: _predict(bench, more, batch, settings),
+        name: functools.partial(_predict, bench, _steps_of_ddpm(plain, steps), batch, settings)
+        for name, steps in (("one step", 1), ("more steps", 1 + _TIMED))
     }
     bench.world.place(task)
     wanted: list[tuple[SamplerName, Precision]] = [("ddpm", "bf16"), ("ddpm", "off")]
@@ -188,8 +221,9 @@ def whole_image(bench: BenchmarkRun) -> list[Row]:
     for sampler, amp in wanted:
         diffusion = replace(settings.diffusion, sampler=sampler, sampler_steps=SAMPLER_STEPS)
         chosen = replace(settings, diffusion=diffusion, training=replace(settings.training, amp=amp))
-        named = _named(sampler, amp)
-        calls[named] = functools.partial(_predict, bench, _with_sampler(task, chosen), batch, chosen)
+        sampled = _srdiff(chosen)
+        sampled.model = task.model
+        calls[_named(sampler, amp)] = functools.partial(_predict, bench, sampled, batch, chosen)
     times, _ = timed(calls, limits=[], patience=bench.patience)
     step = (times["more steps"].median - times["one step"].median) / _TIMED
     rest = times["one step"].median - step
@@ -207,13 +241,6 @@ def whole_image(bench: BenchmarkRun) -> list[Row]:
 
 def _named(sampler: SamplerName, amp: Precision) -> str:
     return f"{sampler}, {SAMPLER_STEPS} steps, {'bfloat16' if amp == 'bf16' else 'float32'}"
-
-
-def _with_sampler(task: SRDiffTask, settings: Settings) -> SRDiffTask:
-    """The same weights, sampled as the settings say."""
-    other = _task(settings)
-    other.model = task.model
-    return other
 
 
 def _steps_of_ddpm(task: SRDiffTask, steps: int) -> SRDiffTask:
@@ -246,15 +273,8 @@ def preprocessing(bench: BenchmarkRun) -> list[Row]:
 
     times, _ = timed({"prepare": everything, "read": reading}, limits=[], patience=bench.patience)
     note = "one process; the limit is reading the same rasters with rasterio and nothing else"
-    return [
-        Row(
-            "prepare a patch",
-            "one process",
-            times["prepare"].scaled(1 / patches),
-            share=times["read"].median / times["prepare"].median,
-            note=note,
-        )
-    ]
+    share = times["read"].median / times["prepare"].median
+    return [Row("prepare a patch", "one process", times["prepare"].scaled(1 / patches), share=share, note=note)]
 
 
 def loader(bench: BenchmarkRun) -> list[Row]:
@@ -278,24 +298,19 @@ def loader(bench: BenchmarkRun) -> list[Row]:
         made = data.to_batch(raw)
         held += [made.hr, made.lr, made.base]
         moved = size * sum(tensor.numel() * tensor.element_size() for tensor in held)
-        times, rates = timed({"plain": plainly, "loader": batch}, limits=[MEMORY], patience=bench.patience)
         what = "load a sample" if amount == 1 else f"load a series of {amount}"
-        per_sample = {name: timing.scaled(1 / size) for name, timing in times.items()}
-        rows += [
-            Row(what, "plain", per_sample["plain"], note=_PLAIN_LOADER),
-            Row(
-                what,
-                f"batches of {size}, one process",
-                per_sample["loader"],
-                share=moved / times["loader"].median / rates[MEMORY],
-                gain=times["plain"].median / times["loader"].median,
-                note="the limit is memory bandwidth: integers read once, the batch written once",
+        rows += _moved(
+            what,
+            {"plain": plainly, f"batches of {size}, one process": batch},
+            images=size,
+            moved=moved,
+            patience=bench.patience,
+            notes=(
+                "histograms matched by scikit-image, and the bicubic image made, when a patch is loaded",
+                "the limit is memory bandwidth: integers read once, the batch written once",
             ),
-        ]
+        )
     return rows
-
-
-_PLAIN_LOADER = "histograms matched by scikit-image, and the bicubic image made, when a patch is loaded"
 
 
 def measuring(bench: BenchmarkRun) -> list[Row]:
@@ -309,18 +324,33 @@ def measuring(bench: BenchmarkRun) -> list[Row]:
     def plainly() -> object:
         return [baseline.metrics(x, y) for x, y in zip(*integers, strict=True)]
 
-    times, rates = timed(
-        {"plain": plainly, "measure": lambda: measure(*integers)}, limits=[MEMORY], patience=bench.patience
-    )
-    moved = 2 * integers[0].numel() * 49  # each shift compares both images once, a byte a value
-    return [
-        Row("measure an image", "plain", times["plain"].scaled(1 / size), note="scikit-image, a loop over shifts"),
-        Row(
-            "measure an image",
-            f"batches of {size}",
-            times["measure"].scaled(1 / size),
-            share=moved / times["measure"].median / rates[MEMORY],
-            gain=times["plain"].median / times["measure"].median,
-            note="PSNR, SSIM, MAE, MSE, shift-MAE; the limit is memory bandwidth for 49 shifts of both images as bytes",
+    return _moved(
+        "measure an image",
+        {"plain": plainly, f"batches of {size}": lambda: measure(*integers)},
+        images=size,
+        moved=2 * integers[0].numel() * 49,  # each shift compares both images once, a byte a value
+        patience=bench.patience,
+        notes=(
+            "scikit-image, a loop over shifts",
+            "PSNR, SSIM, MAE, MSE, shift-MAE; the limit is memory bandwidth for 49 shifts of both images as bytes",
         ),
+    )
+
+
+def _moved(
+    what: str,
+    calls: dict[str, Callable[[], object]],
+    *,
+    images: int,
+    moved: int,
+    patience: Patience,
+    notes: tuple[str, str],
+) -> list[Row]:
+    """Rows of the plain way and of ours, of one of ``images``; ours is held against copying ``moved`` bytes."""
+    times, rates = timed(calls, limits=[MEMORY], patience=patience)
+    plain, ours = times.values()
+    share, gain = moved / ours.median / rates[MEMORY], plain.median / ours.median
+    return [
+        Row(what, "plain", plain.scaled(1 / images), note=notes[0]),
+        Row(what, list(calls)[1], ours.scaled(1 / images), share=share, gain=gain, note=notes[1]),
     ]

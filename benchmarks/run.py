@@ -10,14 +10,14 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks import cases, limits
-from benchmarks.timing import BenchmarkRun, Row, markdown, surroundings, write_between
+from benchmarks import cases
+from benchmarks.timing import Row, description, machine_limits, markdown, surroundings, write_between
 from utils.cli import Parser, code_version, run
 from utils.distributed import world
 from utils.files import write_text
 
-ITEMS: dict[str, Callable[[BenchmarkRun], list[Row]]] = {
-    "limits": limits.limits,
+ITEMS: dict[str, Callable[[cases.BenchmarkRun], list[Row]]] = {
+    "limits": lambda bench: machine_limits(bench.patience),
     "preprocessing": cases.preprocessing,
     "loader": cases.loader,
     "metrics": cases.measuring,
@@ -34,11 +34,11 @@ def main(options: argparse.Namespace) -> None:
     names = options.only or (QUICK if options.quick else ITEMS)
     rows: list[Row] = []
     with world("cpu") as here, tempfile.TemporaryDirectory() as folder:
-        bench = BenchmarkRun(Path(folder), quick=options.quick, world=here)
+        bench = cases.BenchmarkRun(Path(folder), quick=options.quick, world=here)
         for name in names:
             sys.stderr.write(f"{name} ...\n")
             rows += ITEMS[name](bench)
-    about = limits.description() + ("; a quick run: few rounds, small sizes" if options.quick else "")
+    about = description() + ("; a quick run: few rounds, small sizes" if options.quick else "")
     text = f"{about}\n\n{markdown(rows)}"
     sys.stdout.write(text)
     if options.json:

@@ -1,31 +1,26 @@
-"""Times of several ways to do one thing, taken in turns: A B A B ...
+"""Times of several ways to do one thing, taken in turns (A B A B ...), and what this machine can do at best.
 
 What else the machine does, or how warm it is, then meets all of them alike, and their ratios hold where times don't.
 """
 
-import contextlib
-import io
 import math
+import os
+import platform
 import statistics
 import time
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
-from functools import cached_property
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
-from data_gen.prepare import prepare
-from data_gen.synthetic.dataset import SampleSet, write_sample_set
-from tasks.base import Task
-from tasks.build import build_task
-from utils.config.parse import load_chain, settings_from
-from utils.config.settings import Settings
-from utils.distributed import World
 from utils.errors import DataError
 from utils.files import write_text
 
+FP32, BF16, MEMORY = "float32 product", "bfloat16 product", "memory copy"
+_SIDE = 2048  # of the matrices
+_COPIED = 1 << 28  # bytes, far more than caches hold
 _SHORTEST = 0.05  # seconds that one measurement takes at least: short calls are repeated
 
 
@@ -153,44 +148,65 @@ def surroundings(path: Path, name: str) -> tuple[str, str]:
     return before + begin, end + after
 
 
-Precision = Literal["off", "bf16"]
-SamplerName = Literal["ddpm", "ddim", "dpmpp_2m"]
-CONFIGS = Path(__file__).resolve().parents[1] / "configs"
+class Probe(NamedTuple):
+    """One way to reach a limit."""
+
+    limit: str
+    call: Callable[[], object]
+    work: float  # floating-point operations, or bytes read and written, a call
 
 
-class BenchmarkRun:
-    """A run: ``folder`` for its files, and whether it is to be quick."""
+def probes(*limits: str) -> dict[str, Probe]:
+    """Ways to reach the limits, to be timed beside what is held against them.
 
-    def __init__(self, folder: Path, *, quick: bool, world: World) -> None:
-        self.folder, self.quick, self.world = folder, quick, world
-        self.patience = Patience(rounds=2, most=3, seconds=1) if quick else Patience(rounds=3, most=9, seconds=12)
-
-    @cached_property
-    def raw(self) -> Path:
-        """A raw sample data set, of patches as large as BreizhSR's."""
-        root = self.folder / "raw"
-        with contextlib.redirect_stderr(io.StringIO()):  # its progress bar
-            write_sample_set(root, SampleSet(train=8 if self.quick else 32, val=1, test=1))
-        return root
-
-    @cached_property
-    def prepared(self) -> Path:
-        """The same, prepared."""
-        with contextlib.redirect_stderr(io.StringIO()):
-            prepare(self.raw, output=self.folder / "prepared", workers=1)
-        return self.folder / "prepared"
-
-
-def published(config: str) -> Settings:
-    """A published configuration; a diffusion model's conditioner is the published one."""
-    settings = settings_from(load_chain(CONFIGS / config), source=config)
-    if settings.model.trainer_cls == "srdiff":
-        conditioner = settings_from(load_chain(CONFIGS / "misr/misr_pretrain.yaml"), source="misr_pretrain.yaml")
-        settings = replace(settings, backbone=conditioner.model)
-    return settings
+    Matrix products of float32 go through torch's BLAS and through oneDNN, which convolutions use: on CPUs of one maker
+    the BLAS falls far behind. The faster one is the limit.
+    """
+    found: dict[str, Probe] = {}
+    flops = 2.0 * _SIDE**3
+    if FP32 in limits:
+        a, b = torch.randn(2, _SIDE, _SIDE)
+        found["torch.mm, float32"] = Probe(FP32, lambda: a @ b, flops)
+        if torch.backends.mkldnn.is_available():
+            onednn = torch.ops.mkldnn._linear_pointwise
+            found["oneDNN, float32"] = Probe(FP32, lambda: onednn(a, b, None, "none", [], ""), flops)
+    if BF16 in limits:
+        c, d = torch.randn(2, _SIDE, _SIDE, dtype=torch.bfloat16)
+        found["torch.mm, bfloat16"] = Probe(BF16, lambda: c @ d, flops)
+    if MEMORY in limits:
+        source = torch.ones(_COPIED // 4)
+        target = torch.empty_like(source)
+        found["copy"] = Probe(MEMORY, lambda: target.copy_(source), 2.0 * _COPIED)
+    return found
 
 
-def task_of(settings: Settings) -> Task:
-    """Its task with random weights: times don't depend on them."""
-    torch.manual_seed(0)
-    return build_task(settings)
+def timed(
+    modes: Mapping[str, Callable[[], object]], *, limits: Sequence[str], patience: Patience
+) -> tuple[dict[str, Timing], dict[str, float]]:
+    """Times of all modes, and what the limits reached in the same rounds (work a second)."""
+    found = probes(*limits)
+    timings = alternate({name: probe.call for name, probe in found.items()} | dict(modes), patience)
+    rates: dict[str, float] = {}  # at each limit that of the fastest way to it
+    for name, probe in found.items():
+        rates[probe.limit] = max(probe.work / timings[name].median, rates.get(probe.limit, 0.0))
+    return {name: timings[name] for name in modes}, rates
+
+
+def machine_limits(patience: Patience) -> list[Row]:
+    """Matrix products and memory copies by themselves; each other row meets them again in its own rounds."""
+    found = probes(FP32, BF16, MEMORY)
+    timings = alternate({name: probe.call for name, probe in found.items()}, patience)
+    units = {FP32: "GFLOP/s", BF16: "GFLOP/s", MEMORY: "GB/s"}
+    return [
+        Row(probe.limit, name, timings[name], probe.work / timings[name].median / 1e9, units[probe.limit])
+        for name, probe in found.items()
+    ]
+
+
+def description() -> str:
+    """Processor, threads and versions, in one line."""
+    about = Path("/proc/cpuinfo")
+    lines = about.read_text().splitlines() if about.exists() else []
+    named = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    processor = (named or [platform.processor() or platform.machine()])[0]
+    return f"{processor}, {torch.get_num_threads()} threads of {os.cpu_count()} cores; torch {torch.__version__}"

@@ -17,10 +17,9 @@ from typing import TYPE_CHECKING
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from utils.cli import Parser, run
+from utils.cli import Parser, raise_at_sigterm, run
 from utils.errors import ConfigError, DataError
 from utils.geo.bands import RGB, parse_bands
-from utils.signals import raise_at_sigterm
 
 if TYPE_CHECKING:  # --help needs no rasterio
     from rasterio.crs import CRS

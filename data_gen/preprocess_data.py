@@ -10,10 +10,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from utils.cli import Parser, run
+from utils.cli import Parser, raise_at_sigterm, run
 from utils.errors import ConfigError
 from utils.geo.bands import parse_bands
-from utils.signals import raise_at_sigterm
 
 
 def _parser() -> Parser:

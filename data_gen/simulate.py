@@ -12,9 +12,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from utils.cli import Parser, run
+from utils.cli import Parser, raise_at_sigterm, run
 from utils.errors import DataError
-from utils.signals import raise_at_sigterm
 
 _SHARES = {"train": 0.8, "val": 0.1, "test": 0.1}
 

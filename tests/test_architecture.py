@@ -21,7 +21,7 @@ PACKAGES = {
 LAYERS = {
     "utils": """
         errors
-        files randomness signals cli
+        files randomness cli
         config distributed radiometry
         checkpoint store
         stores

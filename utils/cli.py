@@ -1,23 +1,28 @@
-"""What every command shares: errors end in one line on stderr and a documented exit code."""
+"""What every command shares: errors end in one line on stderr and a documented exit code; being asked to stop."""
 
 import argparse
+import contextlib
 import difflib
 import importlib.metadata
 import logging
 import os
+import signal
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NoReturn
 
 from tqdm import tqdm
 
-from utils.errors import UserError
+from utils.errors import Stopped, UserError
 
 VERSION = "0.2.0"
 _LONGEST = 2000  # characters of an error's line
 _PACKAGES = ("__main__", "benchmarks", "data_gen", "models", "tasks", "utils")
+_STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)  # of a scheduler, of a terminal
+_PARENT_CHECK = 1.0  # seconds between looks whether the parent still runs
 
 
 class ProgressHandler(logging.Handler):
@@ -98,3 +103,59 @@ def packages() -> dict[str, str]:
     """Versions of what results depend on."""
     names = ("torch", "numpy", "rasterio", "scikit-image", "pandas")
     return {name: importlib.metadata.version(name) for name in names}
+
+
+# Being asked to stop
+
+
+class StopSignals:
+    """Remembers that it was asked to stop; being asked a second time ends the process at once."""
+
+    def __init__(self) -> None:
+        self.received: int | None = None
+
+    @contextlib.contextmanager
+    def caught(self) -> Iterator["StopSignals"]:
+        """Remember signals instead of ending by them, until the block ends."""
+        before = {number: signal.signal(number, self._handle) for number in _STOP_SIGNALS}
+        try:
+            yield self
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def _handle(self, number: int, _frame: object) -> None:
+        if self.received is not None:
+            signal.signal(number, signal.SIG_DFL)
+            signal.raise_signal(number)
+        self.received = number
+
+
+def worker_init(_worker: int = 0) -> None:
+    """Let a worker process leave signals to its parent, which gets those to the whole process group too.
+
+    The worker ends when the parent itself sends a signal (as multiprocessing does at its end), or has ended.
+    """
+    if hasattr(signal, "sigtimedwait"):
+        signal.pthread_sigmask(signal.SIG_BLOCK, _STOP_SIGNALS)  # in all threads: the one that waits gets them
+        threading.Thread(target=_end_with_parent, daemon=True).start()
+    else:  # macOS can't say who sent a signal
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def _end_with_parent() -> None:
+    parent = os.getppid()
+    while os.getppid() == parent:
+        sent = signal.sigtimedwait(_STOP_SIGNALS, _PARENT_CHECK)
+        if sent and sent.si_pid == parent:
+            break
+    os._exit(0)
+
+
+def raise_at_sigterm(message: str) -> None:
+    """From here on SIGTERM raises Stopped with this message, so that what is half done is cleared away."""
+
+    def stop(number: int, _frame: object) -> NoReturn:
+        raise Stopped(message, signal_number=number)
+
+    signal.signal(signal.SIGTERM, stop)

@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from utils.cli import worker_init
 from utils.errors import ConfigError, TrainingError, UserError
 from utils.radiometry import MATCHINGS, apply_table, bicubic, identity_table, normalise_lr, reflectance
 from utils.randomness import Stream, integers
-from utils.signals import worker_init
 from utils.store import Key
 from utils.stores import Stores
 

@@ -16,15 +16,18 @@ from tasks.base import RandomKey, Result, Task
 from tasks.evaluation.measure import (
     EvaluatedPatch,
     Spectra,
+    Trust,
+    attention_of,
     batch_pictures,
+    detail_maps,
     images_by_method,
     mean,
     measure_batch,
     measure_spectra,
+    measure_trust,
     super_resolve,
 )
 from tasks.evaluation.results import Evaluated, picture_sheet, write_evaluation
-from tasks.evaluation.trust import Trust, attention_of, detail_maps, measure_trust
 from utils.config.settings import Settings
 from utils.dataloader import Batch, BreizhSRDataset, collate, evaluation_loader
 from utils.distributed import World

@@ -19,8 +19,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from tasks.base import Task
-from tasks.evaluation.measure import EvaluatedPatch, Figures, Spectra, mean
-from tasks.evaluation.trust import Trust
+from tasks.evaluation.measure import EvaluatedPatch, Figures, Spectra, Trust, mean
 from utils.cli import code_version
 from utils.config.parse import flatten
 from utils.config.settings import Settings

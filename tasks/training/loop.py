@@ -10,11 +10,11 @@ from tasks.base import Task
 from tasks.training.checkpoints import CheckpointManager
 from tasks.training.logger import TrainingLogger
 from tasks.training.state import TrainState, set_training
+from utils.cli import StopSignals
 from utils.dataloader import training_loader
 from utils.distributed import explain_out_of_memory
 from utils.errors import ConfigError, Stopped, TrainingError
 from utils.images import Picture
-from utils.signals import StopSignals
 
 logger = logging.getLogger(__name__)
 
