@@ -16,7 +16,7 @@ from utils.dataloader import Batch
 from utils.distributed import World
 from utils.geo.bands import NIR, RED, RGB, false_colours, shown_positions
 from utils.images import Attention, Picture, error_map, heat, picture, spread_map
-from utils.metrics.calibration import CalibrationSums, calibration_sums
+from utils.metrics.calibration import FAMILIES, CalibrationSums, calibration_sums
 from utils.metrics.correctness import CLASSES, SETTINGS, Correctness, correctness, is_large_enough
 from utils.metrics.frc import INPUT_PIXEL, THRESHOLDS, RingSums, resolution, ring_sums
 from utils.metrics.lpips import LPIPS
