@@ -2,6 +2,7 @@
 
 python data_gen/build_dataset.py --hr "hr/*.tif" --lr "s2/*/*.tif" --output ROOT [--patch 300 --hr_resolution 2.5
     --scale 4 --train 0.8 --val 0.1 --test 0.1 ...]
+python data_gen/build_dataset.py --lr "s2/*/*.tif" --mtf 0.15,0.45 --output ROOT [...]    at reduced scale
 
 docs/data.md explains this way.
 """
@@ -27,6 +28,7 @@ if TYPE_CHECKING:  # --help needs no rasterio
     from data_gen.custom.build import BuildOptions
     from utils.geo.sources import Acquisition
 
+PLAIN_MEANS = 2 / math.pi  # their MTF at Nyquist
 _SHARES = {"train": 0.8, "val": 0.1, "test": 0.1}
 
 
@@ -34,12 +36,18 @@ def _parser() -> Parser:
     parser = Parser(description="Build a raw data set from georeferenced images; docs/data.md explains how.")
     add = parser.add_argument
     # fmt: off
-    add("--hr", nargs="+", required=True, metavar="PATTERN", help='high-resolution GeoTIFFs with dates: "hr/*.tif"')
+    add("--hr", nargs="+", metavar="PATTERN",
+        help='high-resolution GeoTIFFs with dates: "hr/*.tif"; with --mtf those of --lr that are truths (default: all)')
     add("--lr", nargs="+", required=True, metavar="PATTERN",
         help='Sentinel-2: GeoTIFFs, .SAFE products, folders of them: "s2/*/*.tif"')
     add("--output", type=Path, required=True, metavar="ROOT", help="the data set's folder: new, or empty")
     add("--patch", type=int, default=300, metavar="PIXELS", help="side of a patch in high resolution (default 300)")
-    add("--hr_resolution", type=float, default=2.5, metavar="METRES", help="of the truth (default 2.5)")
+    add("--hr_resolution", type=float, metavar="METRES", help="of the truth (default 2.5; with --mtf 10)")
+    add("--mtf", type=_range, metavar="LEAST,MOST",
+        help="reduced scale: each image of --lr is a truth in turn, the input what larger pixels would see of it, "
+        "its MTF at Nyquist drawn between these, e.g. 0.15,0.45 (0.64: plain means)")
+    add("--white", type=float, metavar="NUMBER",
+        help="what becomes 255 in the truth, and 0 black (with --mtf a reflectance, default 0.5)")
     add("--scale", type=int, default=4, choices=(2, 4, 8), help="how much coarser the input is (default 4: 10 m)")
     add("--crs", metavar="EPSG:N", help="coordinate system in metres (default: that of the first Sentinel-2 image)")
     add("--hr_dates", type=_days, default=[], metavar="D,D,...", help="dates of --hr, in order of their names")
@@ -73,13 +81,17 @@ def _main(options: argparse.Namespace) -> None:
     raise_at_sigterm("stopped; nothing was written")
     quiet()
     masks = None if options.mask in ("auto", "none") else Path(options.mask)
-    truths = _dated(find_acquisitions(
-        _paths(options.hr, "--hr"), bands=wanted.bands, days=options.hr_dates, numbers=options.hr_bands, scale=1.0,
-    ), "--hr_dates")  # fmt: skip
+    reduced = options.mtf is not None
     views = _dated(find_acquisitions(
         _paths(options.lr, "--lr"), bands=wanted.bands, days=options.lr_dates, numbers=options.lr_bands,
         scale=options.lr_unit, masks=masks,
     ), "--lr_dates")  # fmt: skip
+    truths = views
+    if options.hr:
+        truths = _dated(find_acquisitions(
+            _paths(options.hr, "--hr"), bands=wanted.bands, days=options.hr_dates, numbers=options.hr_bands,
+            scale=options.lr_unit if reduced else 1.0,
+        ), "--hr_dates")  # fmt: skip
     try:
         counts = build(truths, views, options.output, wanted)
     except OSError as error:
@@ -101,6 +113,15 @@ def _wanted(options: argparse.Namespace) -> "BuildOptions":
     check(options.patch >= 32 and options.patch % options.scale == 0 and options.patch // 8 * 8 >= 32,
           f"--patch {options.patch}: a multiple of --scale {options.scale}, at least 32")  # fmt: skip
     check(options.patch <= 4096, f"--patch {options.patch}: 4096 at most")
+    reduced = options.mtf is not None
+    check(bool(options.hr) or reduced, "--hr is missing: high-resolution images, or --mtf for truths from --lr itself")
+    if options.hr_resolution is None:
+        options.hr_resolution = 10.0 if reduced else 2.5
+    if reduced:
+        check(0.05 <= options.mtf[0] <= options.mtf[1] <= PLAIN_MEANS,
+              f"--mtf: two numbers from 0.05 to {PLAIN_MEANS:.2f} (plain means), the lower one first")  # fmt: skip
+        options.white = options.white or 0.5
+    check(options.white is None or options.white > 0, "--white: above 0")
     check(0.01 <= options.hr_resolution <= 1000, f"--hr_resolution {options.hr_resolution:g}: metres, 0.01 to 1000")
     check(0 < options.min_valid <= 1, f"--min_valid {options.min_valid:g}: above 0, 1 at most")
     check(all(0 <= share < math.inf for share in shares.values()) and shares["train"] > 0,
@@ -117,6 +138,7 @@ def _wanted(options: argparse.Namespace) -> "BuildOptions":
         resolution=options.hr_resolution, scale=options.scale, crs=_crs(options.crs),
         shares=shares, block=options.block, gap=options.gap,
         stretch=tuple(options.stretch) if options.stretch else None, min_valid=options.min_valid,
+        white=options.white, mtf=options.mtf,
         clouds=options.mask != "none", max_days=options.max_days, seed=options.seed,
     )  # fmt: skip
 
@@ -157,6 +179,14 @@ def _days(text: str) -> list[date]:
         return [date.fromisoformat(part.strip()) for part in text.split(",")]
     except ValueError:
         raise argparse.ArgumentTypeError(f"{text!r} is not a list of dates like 2023-08-07,2023-09-01") from None
+
+
+def _range(text: str) -> tuple[float, float]:
+    try:
+        least, most = (float(part) for part in text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not two numbers like 0.15,0.45") from None
+    return least, min(most, PLAIN_MEANS) if most < PLAIN_MEANS + 0.01 else most
 
 
 def _numbers(text: str) -> list[int]:

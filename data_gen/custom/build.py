@@ -23,6 +23,7 @@ from tqdm import tqdm
 
 from data_gen.custom.grid import Bounds, PatchGrid, bounds_in, choose_grid, overlap
 from data_gen.custom.splits import SPLITS, Cell, assign
+from data_gen.synthetic.sensors import MARGIN, degrade
 from utils.errors import DataError
 from utils.files import atomic_folder, write_text
 from utils.geo.bands import RGB
@@ -54,6 +55,8 @@ class BuildOptions:
     block: int | None = None  # places on a side of what goes to one split; None: chosen
     gap: int = 1  # places left out between splits
     stretch: tuple[float, float] | None = None  # percentiles that become black and white; None: (0.5, 99.5) if needed
+    white: float | None = None  # what becomes 255, and 0 black, in place of percentiles
+    mtf: tuple[float, float] | None = None  # reduced scale: at Nyquist, the least and the most
     min_valid: float = 0.95  # share of a patch that an acquisition must show
     clouds: bool = True  # leave clouds out of that
     max_days: int | None = None  # between an acquisition and the truth
@@ -86,7 +89,8 @@ def build(
     """Write the data set and give back how many patches each split has.
 
     Args:
-        truths: the high-resolution images: numbers as they are (gains 1), with dates.
+        truths: the high-resolution images: numbers as they are (gains 1), with dates. At reduced scale (``mtf``)
+            those of the views that are truths in turn.
         views: the Sentinel-2 images, with dates. Several of one day are taken together.
         output: the raw root to make; it must not hold anything.
 
@@ -155,6 +159,9 @@ def _laid(acquisition: Acquisition, grid: Grid) -> contextlib.closing[AlignedRea
 
 def _stretch(images: Sequence[TruthImage], grid: PatchGrid, options: BuildOptions) -> tuple[list[float], list[float]]:
     """The values that become black and white, a band, over a sample of all images; 0 and 255 where all are 8-bit."""
+    if options.white is not None:
+        bands = len(images[0].acquisition.bands)
+        return [0.0] * bands, [options.white] * bands
     samples = []
     eight_bit = True
     for image in images:
@@ -201,6 +208,10 @@ def _write_image(
             values, data, _ = reader.read(boxes[cell])
             if data.mean() < COMPLETE or path.exists():
                 continue
+            if options.mtf is not None:  # a truth is an acquisition itself, and may be clouded
+                usable = clear_pixels(reader, pixels, boxes[cell], clouds=options.clouds)[1]
+                if usable.mean() < options.min_valid:
+                    continue
             _write(path, _levels(values, data, *stretch), pixels.part(boxes[cell]), bands=options.bands)
             rows[cell] = PatchRow(label, cell, day)
     if rows:
@@ -238,14 +249,21 @@ def _write_views(
         if near and any(overlap(_bounds(grid, cell), extent) for cell in rows):
             days[view.day].append(view)
     pixels, boxes = grid.over(list(rows), resolution=grid.resolution * grid.scale)
+    read_pixels, read_boxes = pixels, boxes
+    if options.mtf is not None:
+        read_pixels, read_boxes = grid.over(list(rows), resolution=grid.resolution)
     for day in tqdm(sorted(days), desc="days of Sentinel-2", leave=False):
         with contextlib.ExitStack() as opened:
-            readers = [(extents[view], opened.enter_context(_laid(view, pixels))) for view in days[day]]
+            readers = [(extents[view], opened.enter_context(_laid(view, read_pixels))) for view in days[day]]
             for cell, row in rows.items():
                 here = [reader for extent, reader in readers if overlap(_bounds(grid, cell), extent)]
                 if not here:
                     continue
-                reflectance, usable = _together(here, pixels, boxes[cell], clouds=options.clouds)
+                reflectance, usable = _together(here, read_pixels, read_boxes[cell], clouds=options.clouds)
+                if options.mtf is not None:
+                    usable = usable & (reflectance != 0).any(axis=0).all()  # a hole would spread
+                    generator = np.random.default_rng((options.seed, day.toordinal(), truth_day.toordinal(), *cell))
+                    reflectance = _reduced(reflectance, options.mtf, grid.scale, generator)
                 if usable.mean() >= options.min_valid:
                     row.views[day] = f"sen2/{row.label}/{day:%Y%m%d}.tif"
                     here_grid = pixels.part(boxes[cell])
@@ -263,6 +281,17 @@ def _together(
         reflectance = np.where(fill, other, reflectance)
         usable = usable | clear
     return reflectance, usable
+
+
+def _reduced(
+    reflectance: NDArray[np.float32], mtf: tuple[float, float], scale: int, generator: np.random.Generator
+) -> NDArray[np.float32]:
+    """What a sensor of that much larger pixels would see: (C, H, W) -> (C, H / scale, W / scale)."""
+    least, most = mtf
+    drawn = generator.uniform(least, most) * np.exp(generator.normal(0, 0.08, 2))  # each direction has its own
+    down, right = np.clip(drawn, least, most)
+    wide = np.pad(reflectance, [(0, 0), (MARGIN, MARGIN), (MARGIN, MARGIN)], mode="symmetric")
+    return degrade(wide, np.zeros((len(wide), 2)), (float(down), float(right)), scale=scale)
 
 
 def _numbers(reflectance: NDArray[np.float32]) -> NDArray[np.uint16]:
@@ -350,4 +379,5 @@ def _described(grid: PatchGrid, options: BuildOptions) -> dict[str, Any]:
         "min_valid": options.min_valid,
         "clouds_left_out": options.clouds,
         "max_days": options.max_days,
+        "mtf": options.mtf,
     }

@@ -24,6 +24,7 @@ from rasterio.warp import transform
 from data_gen.checks.run import check_data_set
 from data_gen.custom.build import BuildOptions, build
 from data_gen.pickled_table import read_pickled_table
+from data_gen.synthetic.sensors import AREA_MTF
 from tests.command import run, succeed
 from tests.data import prepare_with
 from tests.golden import ROOT
@@ -341,3 +342,63 @@ def test_images_that_are_cloud_all_over_are_said(
     with pytest.raises(DataError):
         build(truths, find_acquisitions([view]), tmp_path / "out", BuildOptions(patch=96, gap=0))
     assert "what is bright counts as cloud" in caplog.text
+
+
+# --- reduced scale
+
+
+def reduced(images: Path, output: Path, **wanted: Any) -> dict[str, int]:
+    """Sentinel-2 alone: 40 m to 10 m, no split but train."""
+    views = find_acquisitions(sorted((images / "s2").glob("*/*.tif")))
+    shares = {"train": 1.0, "val": 0.0, "test": 0.0}
+    options = {"patch": 64, "resolution": 10.0, "gap": 0, "white": 0.5, "mtf": (0.2, 0.2), "shares": shares, **wanted}
+    return build(views, views, output, BuildOptions(**options))
+
+
+def test_at_reduced_scale_every_date_is_a_truth_in_turn(images: Path, tmp_path: Path) -> None:
+    reduced(images, tmp_path / "own", clouds=False)
+    table = rows(tmp_path / "own")
+    places = table.groupby(["x", "y"])
+    assert {tuple(group["dates_spot6"].dt.date) for _, group in places} == {DAYS}
+    for _, row in table.iterrows():
+        offsets = [(day - row["dates_spot6"].date()).days for day in DAYS]
+        assert [(stamp - row["dates_spot6"]).days for stamp in row["dates_sen2"]] == offsets
+        assert 0 in row["sen2_acquisitions"]
+
+
+def test_the_reduced_input_is_what_a_sensor_of_that_mtf_sees(images: Path, tmp_path: Path) -> None:
+    detail = {}
+    for mtf in (0.2, 0.4, AREA_MTF):
+        reduced(images, tmp_path / f"{mtf}", mtf=(mtf, mtf), clouds=False)
+        errors, spreads = [], []
+        for _, row in rows(tmp_path / f"{mtf}").iterrows():
+            truth = pixels(tmp_path / f"{mtf}" / row["spot6_image"])[0] / 255 * 0.5
+            seen = pixels(tmp_path / f"{mtf}" / row["sen2_acquisitions"][0])[0] / 10000
+            if truth.max() == 0.5:  # a cloud, brighter than the truth's white
+                continue
+            means = truth.reshape(3, 16, 4, 16, 4).mean(axis=(2, 4))
+            errors.append(np.abs(seen - means).max())
+            spreads.append(np.abs(np.diff(seen, axis=2)).mean())
+        detail[mtf] = np.mean(spreads)
+        assert mtf < 0.6 or max(errors) < 0.002  # plain means, but for the truth's 8 bits
+    assert detail[0.2] < 0.95 * detail[0.4] < 0.95 * detail[AREA_MTF]
+
+
+def test_clouds_are_left_out_at_reduced_scale_too(images: Path, tmp_path: Path) -> None:
+    reduced(images, tmp_path / "all", clouds=False)
+    reduced(images, tmp_path / "clear")
+    clouded = set(rows(tmp_path / "all").index) - set(rows(tmp_path / "clear").index)
+    assert clouded and {label.split("_")[0] for label in clouded} == {f"{DAYS[1]:%Y%m%d}"}
+
+
+def test_reduced_scale_by_the_command(images: Path, tmp_path: Path) -> None:
+    pattern = images / "s2" / "*" / "*.tif"
+    arguments = ("--lr", pattern, "--mtf", "0.15,0.45", "--patch", 64, "--val", 0, "--test", 0)
+    for name in ("one", "two"):
+        succeed(COMMAND, *arguments, "--output", tmp_path / name, cwd=tmp_path)
+    files = [path.relative_to(tmp_path / "one") for path in (tmp_path / "one").rglob("*.tif")]
+    assert files and all((tmp_path / "one" / f).read_bytes() == (tmp_path / "two" / f).read_bytes() for f in files)
+    assert prepare_with(tmp_path / "one", maxima=(0.5, 0.5, 0.5)).skipped == []
+    for wrong, message in (((), "--hr is missing"), (("--mtf", "0.4,0.2"), "lower one first")):
+        done = run(COMMAND, "--lr", pattern, *wrong, "--output", tmp_path / "no", cwd=tmp_path)
+        assert done.returncode == 2 and message in done.stderr
