@@ -137,3 +137,21 @@ def matching_table(counts: Tensor, lr: Tensor, *, method: str) -> Tensor:
 def apply_table(levels: Tensor, table: Tensor) -> Tensor:
     """Look up 8-bit levels (..., C, H, W) in a table (..., C, 256): (..., C, H, W), of the table's type."""
     return table.gather(-1, levels.flatten(-2).long()).view(levels.shape)
+
+
+def match_low_frequencies(image: Tensor, lr: Tensor, *, scale: int, rounds: int = 4) -> Tensor:
+    """An image changed smoothly until it averages to its input.
+
+    Iterative back-projection (Irani and Peleg, 1991); what is left after the rounds is evened out by factors.
+
+    Args:
+        image: reflectance (B, C, s*h, s*w), or anything else that is 0 or more.
+        lr: what the mean of s*s pixels shall be, in the same unit, 0 or more: (B, C, h, w).
+        scale: s.
+        rounds: of back-projection.
+    """
+    for _ in range(rounds):
+        image = image + bicubic(lr - F.avg_pool2d(image, scale), scale=scale)
+    image = image.clamp(min=0)
+    mean, wanted = (F.interpolate(x, scale_factor=scale, mode="nearest") for x in (F.avg_pool2d(image, scale), lr))
+    return torch.where(mean > 0, image * wanted / mean.clamp(min=torch.finfo(mean.dtype).tiny), wanted)

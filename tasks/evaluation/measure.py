@@ -22,7 +22,7 @@ from utils.metrics.frc import INPUT_PIXEL, THRESHOLDS, RingSums, resolution, rin
 from utils.metrics.lpips import LPIPS
 from utils.metrics.pixel import by_band, extended, measure, ndvi_error, radial_power, to_uint8
 from utils.metrics.registry import METHODS
-from utils.radiometry import PUBLISHED_MAXIMA
+from utils.radiometry import PUBLISHED_MAXIMA, match_low_frequencies
 from utils.randomness import word
 
 Figures = dict[str, Any]  # of one patch, by the columns of metrics.csv
@@ -78,7 +78,24 @@ def super_resolve(
     keys = torch.tensor([word(str(key)) for key in batch.keys], device=world.device)  # (B,)
     noise = sampling_noise(keys, seed=settings.training.seed, samples=samples)
     with torch.inference_mode(), world.autocast(settings.training.amp):
-        return task.predict(series_of(batch), noise=noise, samples=samples, preview=preview, callback=callback)
+        result = task.predict(series_of(batch), noise=noise, samples=samples, preview=preview, callback=callback)
+    if settings.evaluation.consistency and not preview:
+        return _consistent(result, batch, scale=settings.data.sr_scale)
+    return result
+
+
+def _consistent(result: Result, batch: Batch, *, scale: int) -> Result:
+    """A result whose images average to the acquisition nearest to the target date."""
+    nearest = batch.lr[range(len(batch.near)), batch.near] + 1  # (B, C, h, w), 0 or more
+
+    def matched(images: Tensor) -> Tensor:
+        """(B, C, H, W)"""
+        return match_low_frequencies(images + 1, nearest, scale=scale).clamp(0, 2) - 1
+
+    if result.samples is None:
+        return result._replace(sr=matched(result.sr))
+    samples = torch.stack([matched(sample) for sample in result.samples.unbind(dim=1)], dim=1)  # (B, k, C, H, W)
+    return result._replace(sr=samples.mean(dim=1), samples=samples)
 
 
 def images_by_method(result: Result, batch: Batch) -> dict[str, Tensor]:

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import rasterio
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageFont
 
 from utils.files import atomic_write
 from utils.geo.bands import shown_positions
@@ -77,7 +77,8 @@ def save_animation(path: Path, maps: Sequence[Path], titles: Sequence[str], *, b
     for frame, title in zip(frames, titles, strict=True):
         levels = (frame - low[:, None, None]) / np.maximum(high - low, 1)[:, None, None] * 255
         picture = Image.fromarray(np.clip(levels, 0, 255).astype(np.uint8).transpose(1, 2, 0))
-        ImageDraw.Draw(picture).text((6, 4), title, fill="white", stroke_width=2, stroke_fill="black")
+        font = ImageFont.load_default(size=max(12, picture.width // 24))
+        ImageDraw.Draw(picture).text((6, 4), title, fill="white", font=font, stroke_width=2, stroke_fill="black")
         pictures.append(picture)
     with atomic_write(path) as aside:
         pictures[0].save(

@@ -18,7 +18,7 @@ from tasks.scenes.scene import Scene, SceneDate, SceneWindow
 from tasks.scenes.tiling import Layout, run_in_batches
 from utils.geo.clouds import grow
 from utils.geo.windows import Box, Span, align_down, align_up
-from utils.radiometry import bicubic, denormalise_lr, normalise_lr
+from utils.radiometry import bicubic, denormalise_lr, match_low_frequencies, normalise_lr
 from utils.randomness import Stream, normal_images
 
 REFLECTANCE = 10000  # digital number of reflectance 1 in results
@@ -268,18 +268,6 @@ class TileRunner:
             )
 
         return noise
-
-
-def match_low_frequencies(image: Tensor, lr: Tensor, *, scale: int, rounds: int = 4) -> Tensor:
-    """Reflectance (B, C, s·h, s·w), changed smoothly until it averages to ``lr`` (B, C, h, w); neither is negative.
-
-    Iterative back-projection (Irani and Peleg, 1991); what is left after the rounds is evened out by factors.
-    """
-    for _ in range(rounds):
-        image = image + bicubic(lr - F.avg_pool2d(image, scale), scale=scale)
-    image = image.clamp(min=0)
-    mean, wanted = (F.interpolate(x, scale_factor=scale, mode="nearest") for x in (F.avg_pool2d(image, scale), lr))
-    return torch.where(mean > 0, image * wanted / mean.clamp(min=torch.finfo(mean.dtype).tiny), wanted)
 
 
 def _integers(image: NDArray[np.float32]) -> NDArray[np.uint16]:

@@ -18,6 +18,7 @@ from utils.radiometry import (
     count_levels,
     denormalise_lr,
     identity_table,
+    match_low_frequencies,
     matching_table,
     normalise_hr,
     normalise_lr,
@@ -149,3 +150,14 @@ def test_bicubic_has_a_gradient_after_inference() -> None:
     bicubic(x, scale=4).sum().backward()
     assert x.grad is not None
     assert float(x.grad.sum()) == pytest.approx(16 * x.numel(), rel=1e-5)  # each tap's weights sum to one
+
+
+def test_matching_ends_exactly_and_changes_smoothly() -> None:
+    generator = torch.Generator().manual_seed(0)
+    image, lr = torch.rand(2, 3, 32, 32, generator=generator), torch.rand(2, 3, 8, 8, generator=generator)
+    matched = match_low_frequencies(image, lr, scale=4)
+    torch.testing.assert_close(torch.nn.functional.avg_pool2d(matched, 4), lr)
+    flat = match_low_frequencies(torch.zeros(1, 1, 32, 32), torch.arange(8.0).expand(1, 1, 8, 8), scale=4)
+    steps = flat.diff(dim=3)[..., 8:-8]
+    assert steps.max() < 0.4  # a ramp of 0.25 a pixel, no stairs
+    assert steps.min() > 0.1

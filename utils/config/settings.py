@@ -238,6 +238,7 @@ class Evaluation:
     eval_batch_size: Whole = number(32, "samples a batch in validation", ge=1, le=1_000_000)
     test_batch_size: Whole = number(1, "samples a batch in --infer", ge=1, le=1_000_000)
     test_save_png: Truth = key(False, "save the pictures of every patch")
+    consistency: Truth = key(False, "change results smoothly until they average to the nearest acquisition (--infer)")
     save_intermediate: Truth = key(False, "srdiff: save 20 moments of sampling the first patch")
     gen_dir_name: Word = key("", "end of the name of the pictures' folder")
     lpips_weights: Word = key("", "file with LPIPS weights; empty: the public download; none: no LPIPS")

@@ -2,20 +2,23 @@
 
 import csv
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from torch.nn.functional import avg_pool2d
 
 from tasks.base import Task
 from tasks.build import build_task
 from tasks.evaluation import evaluate as evaluation
 from tasks.evaluation.evaluate import evaluate
+from tasks.evaluation.measure import super_resolve
 from tasks.evaluation.results import Evaluated
 from tests.data import write_prepared
 from utils.config.settings import Diffusion, Evaluation, Model, Settings
-from utils.dataloader import BreizhSRDataset
+from utils.dataloader import BreizhSRDataset, evaluation_loader
 from utils.distributed import World
 
 SETTINGS = Settings(
@@ -96,3 +99,16 @@ def test_where_pictures_do_not_fit_in_memory_they_are_the_same(
     assert run(tmp_path, task, data) == 3 + 5
     for name in ("comparison.png", "metrics.csv"):
         assert (tmp_path / name).read_bytes() == (written / name).read_bytes()
+
+
+def test_results_can_be_held_to_the_input(task: Task, data: BreizhSRDataset) -> None:
+    world = World(torch.device("cpu"))
+    held = replace(SETTINGS, evaluation=replace(SETTINGS.evaluation, consistency=True))
+    raw = next(iter(evaluation_loader(data, batch_size=2)))
+    batch = data.to_batch(raw, world.device)
+    free, result = (super_resolve(task, batch, settings=s, world=world, samples=2) for s in (SETTINGS, held))
+    nearest = batch.lr[range(2), batch.near]
+    assert result.samples is not None
+    for images in (result.sr, result.samples[:, 1]):
+        torch.testing.assert_close(avg_pool2d(images, 4), nearest, atol=0.02, rtol=0)  # clamped where it is white
+    assert (avg_pool2d(free.sr, 4) - nearest).abs().max() > 0.2

@@ -213,7 +213,7 @@ def test_a_part_that_reaches_beyond_the_image_is_said(
         predict(Network(), [series], tmp_path / "out.tif", bbox=(0, 0, 1, 1))
 
 
-def test_bands_of_the_result(tmp_path: Path) -> None:
+def test_bands_of_the_result(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     class FourBands(Network):
         bands = ("B04", "B03", "B02", "B08", "B05")
         maxima = (*Network.maxima, 0.5, 0.4)
@@ -229,6 +229,7 @@ def test_bands_of_the_result(tmp_path: Path) -> None:
         assert (set(file.scales), set(file.offsets)) == ({0.0001}, {0.0})
         result = file.read()
     np.testing.assert_allclose(mean_of_blocks(result.astype(float)) / 10000, places, atol=2e-4)
+    assert caplog.text == ""  # GDAL has nothing to warn of
     (again,) = find_acquisitions([path], bands=("B05", "B08"))
     assert again.bands == ((path, 5), (path, 4))
     assert again.gains == (0.0001, 0.0001)

@@ -33,7 +33,6 @@ from tasks.receptive_field import receptive_radius
 from tasks.scenes.options import add_arguments
 from tasks.scenes.predict import predict_from_options
 from tasks.scenes.scene import SOFT
-from tasks.scenes.tiles import match_low_frequencies
 from tests.golden import ROOT
 from tests.scenes import TRANSFORM, Network, Sampler, ground, predict, write_safe, write_series, write_tif
 from utils.cli import Parser
@@ -234,17 +233,6 @@ def test_colours_can_be_held_to_the_input(clouded: Path, tmp_path: Path, tile: i
     off = np.abs(mean_of_blocks(result.astype(float)) - source)[:, clear]
     assert off.mean() < 0.02 * source.mean()
     assert np.quantile(off, 0.8) <= 1
-
-
-def test_matching_ends_exactly_and_changes_smoothly() -> None:
-    generator = torch.Generator().manual_seed(0)
-    image, lr = torch.rand(2, 3, 32, 32, generator=generator), torch.rand(2, 3, 8, 8, generator=generator)
-    matched = match_low_frequencies(image, lr, scale=4)
-    torch.testing.assert_close(torch.nn.functional.avg_pool2d(matched, 4), lr)
-    flat = match_low_frequencies(torch.zeros(1, 1, 32, 32), torch.arange(8.0).expand(1, 1, 8, 8), scale=4)
-    steps = flat.diff(dim=3)[..., 8:-8]
-    assert steps.max() < 0.4  # a ramp of 0.25 a pixel, no stairs
-    assert steps.min() > 0.1
 
 
 def test_eight_bits_for_display(tmp_path: Path) -> None:
