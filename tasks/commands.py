@@ -15,7 +15,6 @@ from tasks.evaluation.evaluate import VALIDATION_FIGURES, Validation, evaluate
 from tasks.evaluation.results import Evaluated
 from tasks.experiment import PACKAGED, STARTER, Experiment, locked, move_aside, open_experiment, record
 from tasks.super_resolver import SuperResolver
-from tasks.training.checkpoints import CheckpointManager
 from tasks.training.state import TrainState, decided
 from utils.checkpoint import EXPORTED, EXPORTED_FILE, Saved, load_matching, load_weights
 from utils.config.settings import Settings
@@ -89,7 +88,7 @@ def with_bands(experiment: Experiment) -> Experiment:
 
 def train(options: argparse.Namespace, world: World) -> None:
     """Start or resume a training run."""
-    from tasks.training.loop import fit  # late, as what others need alone: tensorboard, flop counter, rasterio
+    from tasks.training.loop import CheckpointManager, fit  # late, as what others need: tensorboard, flops, rasterio
 
     if options.ckpt or options.limit or options.split != "test":
         raise ConfigError("--ckpt, --limit and --split go with --infer")

@@ -16,13 +16,10 @@ def augment(batch: Batch, names: Collection[str], *, seed: int, step: int, posit
     """Change the truth, the bicubic base and all acquisitions of a sample alike.
 
     Args:
-        batch: as it comes from the data set.
         names: of the changes. flips: each direction with probability 1/2. turns: by 0 to 3 quarters. drop_dates:
             acquisitions become padding, never the one nearest to the target date. shuffle_dates: acquisitions change
             their order, padding stays last. vary_dates: a batch keeps 1 to T acquisitions, the nearest and others by
             chance; few more often than many.
-        seed: of the experiment.
-        step: of the training.
         positions: (B,) of the samples in the batch of all processes.
     """
 

@@ -101,7 +101,6 @@ class BreizhSRDataset(Dataset[dict[str, Any]]):
         """A sample as integers.
 
         Args:
-            position: in the split.
             crop: the part of the patch; None for the whole.
 
         Returns:
@@ -291,14 +290,8 @@ def training_loader(
     """This process's raw batches of the steps [start_step, stop_step), for `to_batch`.
 
     Args:
-        dataset: the split to train on.
         batch_size: of all processes together.
-        seed: of the order and the crops.
-        start_step: the first step.
-        stop_step: the step before which training ends.
         train_crop: side of random crops in low-resolution pixels; 0: whole patches.
-        rank: of this process.
-        world_size: how many processes share a batch.
         workers: processes that read; 0: this one reads.
         pin_memory: for copies to CUDA.
 

@@ -103,17 +103,9 @@ def evaluate(
     limit: int | None = None,
     calibration: Mapping[str, Any] | None = None,
 ) -> dict[str, Any] | None:
-    """Predict and measure a split, and write its results (tasks/evaluation/results.py).
+    """Predict and measure the first ``limit`` patches of a split, and write its results; `results.py` says which.
 
-    Args:
-        task: what predicts; it is moved to the device of ``world``.
-        dataset: the split.
-        evaluated: what is evaluated, and where its results go.
-        settings: of the experiment.
-        world: the device, and the processes that share the split.
-        lpips: on the same device; None leaves LPIPS out.
-        limit: at most so many patches.
-        calibration: what tasks/calibrate.py found: factors, one a band, and the family of distributions.
+    ``calibration`` is what tasks/calibrate.py found: factors, one a band, and the family of distributions.
 
     Returns:
         What summary.json holds; None on all but the main process.

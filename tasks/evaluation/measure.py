@@ -64,13 +64,9 @@ def super_resolve(
     """Predict a batch. Its noise is a function of (seed, sample key), so other samples of the batch don't matter.
 
     Args:
-        task: what predicts.
         batch: B series of dates, on the device of ``world``.
-        settings: give the seed and the precision.
-        world: the device.
         samples: how many images a generative task draws of each series.
         preview: whether to sample as validation does, with few steps.
-        callback: called after each step of a sampler.
 
     Returns:
         The images, (B, C, H, W) in [-1, 1].
@@ -223,9 +219,7 @@ def measure_trust(
     """Measure a batch.
 
     Args:
-        result: what was predicted.
         images: what is measured, by the prefix of its columns, (B, C, H, W).
-        batch: what it was predicted from, and the truths.
         calibration: factors, one a band, and the family of distributions, where they were fitted.
 
     Returns:

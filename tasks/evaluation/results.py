@@ -59,14 +59,8 @@ def write_evaluation(
     """Write all tables, pictures and the page of an evaluation.
 
     Args:
-        evaluated: what it was of.
-        patches: all patches of the split, in its order.
         shown: patches with pictures, for comparison.png and later comparisons.
         examples: patches of the page, as (best, median or worst, position in patches); they have pictures.
-        spectra: of all patches; None where there is no patch.
-        trust: likewise.
-        task: what predicted.
-        settings: what it was configured with.
         seconds_per_image: of the prediction alone.
 
     Returns:

@@ -28,8 +28,6 @@ class TrainingLogger:
     A resumed run keeps what was written up to its first step; what came after its checkpoint is written again.
 
     Args:
-        folder: of the experiment.
-        name: shown in the status line.
         start: steps that were made before.
         final: the step at which training ends.
 

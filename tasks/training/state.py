@@ -29,14 +29,7 @@ _FP16_OVERFLOWS = 20  # in a row; by then the scaler has halved its scale from 6
 
 
 class TrainState:
-    """Everything that changes while a task trains; a checkpoint holds all of it.
-
-    Args:
-        task: with its initial weights.
-        settings: of the experiment.
-        data: the split to train on.
-        world: this process among all, and its device.
-    """
+    """Everything that changes while a task trains; a checkpoint holds all of it."""
 
     def __init__(self, task: Task, settings: Settings, *, data: BreizhSRDataset, world: World) -> None:
         training = settings.training
@@ -63,11 +56,7 @@ class TrainState:
     # One step
 
     def train_step(self, batches: Iterator[dict[str, Any]]) -> None:
-        """Compute the gradients of ``accumulate_grad_batches`` batches, and update the weights once.
-
-        Args:
-            batches: raw batches of this process, as `training_loader` gives them.
-        """
+        """Compute the gradients of ``accumulate_grad_batches`` batches, and update the weights once."""
         training, parts = self.settings.training, self.settings.training.accumulate_grad_batches
         torch.manual_seed(seed_of(Stream.DROPOUT, training.seed, self.step, self.world.rank))  # dropout draws from it
         for group in self.optimizer.param_groups:

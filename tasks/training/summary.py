@@ -19,9 +19,6 @@ def task_summary(task: Task, settings: Settings, world: World, *, lr_size: int |
     """The configuration, parameters by part, FLOPs of a step and an estimate of its memory, as text.
 
     Args:
-        task: with or without trained weights.
-        settings: all of the configuration.
-        world: what the batch is shared by.
         lr_size: side of the patches in low-resolution pixels; None where there is no data.
     """
     training = settings.training

@@ -124,9 +124,6 @@ class Comparison(NamedTuple):
 def compare(tables: Mapping[str, pd.DataFrame]) -> Comparison:
     """Compare the results of experiments; patches are paired by key.
 
-    Args:
-        tables: by experiment, as `read_results` gives them.
-
     Raises:
         DataError: the test sets differ: in keys, or in what bicubic interpolation reaches on them.
     """
