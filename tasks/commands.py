@@ -138,8 +138,10 @@ def describe(options: argparse.Namespace, world: World) -> None:
     settings = with_bands(_open(options)).settings
     task = build_task(settings)
     size = None
-    with contextlib.suppress(UserError):  # without the data the size of BreizhSR's patches is assumed
+    if settings.data.data_root or os.environ.get("BREIZHSR_ROOT"):
         size = dataset(settings, "train").lr_size
+    else:
+        logger.warning("no data is configured (data_root): the size of BreizhSR's patches is assumed")
     if world.is_main:
         sys.stdout.write(task_summary(task, settings, world, lr_size=size))
 

@@ -383,7 +383,8 @@ def clipping(data: Measurements) -> Iterable[Finding]:
     )
     level: Level = "ok"
     if above.max() > CLIPPED_SOME or white > WHITE_SOME or saturated > FEW:
-        level = "error" if above.max() > CLIPPED_MOST or white > WHITE_MOST else "warning"
+        is_lost = above.max() > CLIPPED_MOST and data.kind == "prepared"  # of a raw set preparing decides
+        level = "error" if is_lost or white > WHITE_MOST else "warning"
     if above.max() > CLIPPED_SOME:
         message += "; prepare it with --percentiles 98"
     yield Finding("clipping", level, message)

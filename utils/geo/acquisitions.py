@@ -89,14 +89,15 @@ def find_acquisitions(
     if not found:
         raise DataError(f"{inputs[0]}: holds no GeoTIFF, no .SAFE product and no STAC item")
     if days and len(days) != len(found):
-        raise ConfigError(f"--dates gives {len(days)} dates for {len(found)} images")
+        raise ConfigError(f"the options give {len(days)} dates for {len(found)} images")
     given = dict(zip(sorted(found), days, strict=False))
     result = []
     for path, acquisition in found.items():
         dated = replace(acquisition, day=given.get(path, acquisition.day))
         if dated.day is None and len(found) > 1:
             raise DataError(
-                f"{dated.name}: no date in its name (2023-08-07 or 20230807) or tags; rename it or give --dates"
+                f"{dated.name}: no date in its name (2023-08-07 or 20230807) or tags; rename it or give "
+                "--dates (of build_dataset.py --hr_dates, --lr_dates)"
             )
         classes = _classes_beside(path, dated.day, beside) if path in groups or path in images else None
         result.append(replace(dated, classes=classes or dated.classes))
@@ -301,7 +302,10 @@ def _meaning(
         return gains, offsets
     if scale is None:
         if kind == np.uint8:
-            raise DataError(f"{path}: 8-bit numbers are a picture, not reflectance; give --scale if they are")
+            raise DataError(
+                f"{path}: 8-bit numbers are a picture, not reflectance; if they are, give the number that "
+                "means reflectance 1 (--scale; of build_dataset.py --lr_unit)"
+            )
         scale = QUANTIFICATION
         if kind.kind == "f":
             shape = (len(indexes), min(source.height, 256), min(source.width, 256))

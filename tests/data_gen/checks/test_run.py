@@ -267,7 +267,7 @@ PLANTED = [  # (fault, the check that must find it, its level, words of it)
     (offset_of_1000, "scaling", "error", r"of 50: they hold.*\+1000 still in it \(subtract 1000\)"),
     (holes, "nodata", "error", "62.50% of the acquisitions' pixels have no data"),
     (hole_in_a_truth, "nodata", "error", "truths with holes: 1.*truth 13%"),
-    (too_bright, "clipping", "error", "prepare it with --percentiles 98"),
+    (too_bright, "clipping", "warning", "prepare it with --percentiles 98"),
     (misregistered, "registration", "error", r"\([+-]0.[01] down, -0.[78] right\) pixels.*different grids"),
     (one_series_misregistered, "registration", "error", r"off by more than 1.5: 5 .*\+2.0 down, \+0.0 right"),
     (truth_of_another_place, "place", "error", "show another place than their acquisitions: 1 of 10"),

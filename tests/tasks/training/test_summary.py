@@ -62,6 +62,13 @@ def test_published_sizes_without_data(tmp_path: Path, config: str) -> None:
         cwd=tmp_path,
     ).succeeded()
     assert "of 74x74 pixels" in done.stdout
+    assert "no data is configured (data_root)" in done.stderr
+
+
+def test_data_that_is_not_there(experiments: Experiments) -> None:
+    done = experiments.train("dry", extra=("--dry_run",), data_root=experiments.root / "nothing")
+    assert done.returncode == 3
+    assert str(experiments.root / "nothing") in done.stderr and done.stdout == ""
 
 
 def peak(experiments: Experiments, name: str, **hparams: object) -> float:

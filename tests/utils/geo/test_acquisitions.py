@@ -123,7 +123,7 @@ def test_scale_by_type_by_tag_and_given(tmp_path: Path) -> None:
 
 def test_scales_that_cannot_be(tmp_path: Path) -> None:
     path = write_tif(tmp_path / "a.tif", NUMBERS.astype(np.uint8))
-    with pytest.raises(DataError, match="8-bit"):
+    with pytest.raises(DataError, match=r"8-bit.*--scale; of build_dataset\.py --lr_unit"):
         one(path)
     with pytest.raises(ConfigError, match=r"--scale 0\.0001"):
         one(path, scale=0.0001)
