@@ -730,6 +730,17 @@ def test_commands(raw: Path, prepared: Path, checkpoint: Path, tmp_path: Path) -
     (tmp_path / "evil.yaml").write_text(f"trainer_cls: !!python/object/apply:os.system ['touch {canary}']\n")
     config = ROOT / "configs" / "rrdb" / "rrdb.yaml"
     trainer, before = "tasks/trainer.py", sorted(hostile_raw.rglob("*"))
+    (tmp_path / "evil.zip").write_bytes(archive(evil))
+    item = write_item(tmp_path / "items" / "a.json", day=date(2023, 8, 7), hrefs=dict.fromkeys(RGB, "../secret.tif"))
+    predict = (
+        "--config",
+        ROOT / "configs" / "bicubic.yaml",
+        "--exp_name",
+        "b",
+        "--output",
+        here / "map.tif",
+        "--predict",
+    )
     for code, script, *arguments in (
         (3, "data_gen/preprocess_data.py", hostile_raw),
         (3, "data_gen/check.py", hostile_raw),
@@ -749,6 +760,8 @@ def test_commands(raw: Path, prepared: Path, checkpoint: Path, tmp_path: Path) -
             "--hparams",
             f"data_root=!!python/name:os.system {canary}",
         ),
+        (3, trainer, *predict, tmp_path / "evil.zip"),
+        (3, trainer, *predict, item),
         (3, "data_gen/build_dataset.py", "--hr", tmp_path / "evil.yaml", "--lr", tmp_path, "--output", here / "own"),
     ):
         done = run(script, *arguments, cwd=here)
@@ -757,4 +770,5 @@ def test_commands(raw: Path, prepared: Path, checkpoint: Path, tmp_path: Path) -
         assert lines[-1].startswith(f"{Path(script).name}: error: ") and "Traceback" not in done.stderr, done.stderr
     assert not canary.exists()
     assert sorted(hostile_raw.rglob("*")) == before and not (here / "own").exists()
+    assert not list(here.glob("*map*"))
     assert not (here / "checkpoints" / "new" / "config.yaml").exists()

@@ -402,3 +402,21 @@ def test_reduced_scale_by_the_command(images: Path, tmp_path: Path) -> None:
     for wrong, message in (((), "--hr is missing"), (("--mtf", "0.4,0.2"), "lower one first")):
         done = run(COMMAND, "--lr", pattern, *wrong, "--output", tmp_path / "no", cwd=tmp_path)
         assert done.returncode == 2 and message in done.stderr
+
+
+def test_images_of_one_file_a_band_make_the_same_data_set(images: Path, tmp_path: Path) -> None:
+    for path in (images / "s2").glob("*/*.tif"):
+        with rasterio.open(path) as source:
+            profile = {**source.profile, "count": 1}
+            for index, band in enumerate(("B04", "B03", "B02"), 1):
+                single = tmp_path / "s2" / path.stem[-8:] / f"{band}.tif"
+                single.parent.mkdir(parents=True, exist_ok=True)
+                with rasterio.open(single, "w", **profile) as target:
+                    target.write(source.read(index), 1)
+    built(images, tmp_path / "a")
+    truths = find_acquisitions(sorted((images / "hr").iterdir()), scale=1)
+    build(truths, find_acquisitions([tmp_path / "s2"]), tmp_path / "b", BuildOptions(patch=96, gap=0))
+    written_files = sorted(path.relative_to(tmp_path / "a") for path in (tmp_path / "a").rglob("*.tif"))
+    assert len(written_files) > 10
+    for name in written_files:
+        np.testing.assert_array_equal(pixels(tmp_path / "a" / name)[0], pixels(tmp_path / "b" / name)[0])

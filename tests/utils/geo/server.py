@@ -3,13 +3,14 @@
 import contextlib
 import http.server
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 
 @contextlib.contextmanager
 def serving(folder: Path, *, log: list[str] | None = None) -> Iterator[str]:
-    """The address of a folder. The first part of a path says how it is served: plain, busy, cut, away, secret."""
+    """The address of a folder. The first part of a path says how it is served: plain, busy, slow, cut, away, secret."""
     busy: set[str] = set()
 
     class Handler(http.server.BaseHTTPRequestHandler):
@@ -20,6 +21,8 @@ def serving(folder: Path, *, log: list[str] | None = None) -> Iterator[str]:
                 log.append(self.path)
             if way == "away":
                 return self._end(302, {"Location": "http://localhost:9/elsewhere.tif"})
+            if way == "slow":
+                time.sleep(1)
             if way == "secret":
                 return self._end(403, {})
             if way == "busy" and name not in busy:  # once

@@ -15,6 +15,7 @@ from affine import Affine
 from tests.scenes import TRANSFORM, ground, write_band_files, write_item, write_safe, write_tif, zipped
 from tests.utils.geo.server import serving
 from utils.errors import DataError
+from utils.geo import stac
 from utils.geo.acquisitions import find_acquisitions
 from utils.geo.bands import RGB, band_name, band_names
 from utils.geo.raster import AlignedReader, grid_of_acquisition
@@ -233,6 +234,15 @@ def test_servers_that_do_not_serve(tmp_path: Path, way: str, said: str) -> None:
         with pytest.raises(DataError, match=said) as caught:
             values(one(item, remote=True))
     assert "secret" not in str(caught.value).replace("/secret/", "")
+
+
+def test_a_server_that_takes_too_long(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stac, "SECONDS", 0.2)
+    write_band_files(tmp_path / "server", NUMBERS, driver="COG")
+    with serving(tmp_path / "server") as address:
+        item = write_item(tmp_path / "a.json", day=DAY, hrefs={band: f"{address}/slow/{band}.tif" for band in RGB})
+        with pytest.raises(DataError, match=r"slow/B04\.tif can't be read: timed out"):
+            one(item, remote=True)
 
 
 @pytest.mark.parametrize(
