@@ -24,8 +24,8 @@ from utils.config.parse import (
     read_file,
     settings_from,
     to_yaml,
+    translate,
 )
-from utils.config.reference import translate
 from utils.config.settings import ARCHITECTURE, DECIDED_AT_START, Model, Settings
 from utils.errors import CheckpointError, ConfigError
 from utils.files import write_text

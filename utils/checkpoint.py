@@ -262,12 +262,11 @@ def open_saved(source: Path, *, which: str = "newest") -> Saved:
     Raises CheckpointError where there is nothing to take.
     """
     source = source / EXPORTED_FILE if is_exported(source) else source
-    if source.is_dir():
-        path, content = _from_folder(source, which=which)
-    else:
-        path, content = source, read(source)
+    path, content = _from_folder(source, which=which) if source.is_dir() else (source, read(source))
     if content.get("kind") == EXPORTED:
-        return _exported(path, content)
+        _check(content, _Exported, path, what="exported model")
+        averaged = content.get("averaged", False)
+        return Saved(path, content["global_step"], content["state_dict"], averaged, content["config"], content)
     content = content if source.is_dir() else read_training(path)
     averaged = content.get("ema") is not None
     state = content["ema"] if averaged else content["state_dict"]["model"]
@@ -288,12 +287,6 @@ def _from_folder(folder: Path, *, which: str) -> tuple[Path, dict[str, Any]]:
     return path, read_training(path)
 
 
-def _exported(path: Path, content: dict[str, Any]) -> Saved:
-    _check(content, _Exported, path, what="exported model")
-    averaged = content.get("averaged", False)
-    return Saved(path, content["global_step"], content["state_dict"], averaged, content["config"], content)
-
-
 def load_weights(model: nn.Module, state: State, *, source: Path) -> str:
     """Load every weight, or raise CheckpointError naming what doesn't fit. Returns what was loaded, in one line."""
     own = model.state_dict()
@@ -305,14 +298,10 @@ def load_weights(model: nn.Module, state: State, *, source: Path) -> str:
         if name in state and state[name].shape != own[name].shape
     ]
     retyped = [name for name in own if name in state and not _of_a_kind(state[name], own[name])]
+    wrong = {"missing": missing, "unexpected": unexpected, "of another shape": reshaped, "of another type": retyped}
     problems = [
         f"{len(names)} {what} ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"
-        for what, names in (
-            ("missing", missing),
-            ("unexpected", unexpected),
-            ("of another shape", reshaped),
-            ("of another type", retyped),
-        )
+        for what, names in wrong.items()
         if names
     ]
     if problems:

@@ -42,8 +42,7 @@ from tests.scenes import ground, write_band_files, write_item, write_safe, zippe
 from tests.soak import examples
 from tests.trainings import run
 from utils.checkpoint import EXPORTED, file_name, load_weights, open_saved, read, read_training
-from utils.config.parse import parse_yaml, settings_from
-from utils.config.reference import translate
+from utils.config.parse import parse_yaml, settings_from, translate
 from utils.config.settings import KEYS
 from utils.dataloader import BreizhSRDataset, training_loader
 from utils.distributed import world

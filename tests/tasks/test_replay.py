@@ -13,8 +13,7 @@ from tasks.srdiff import SRDiffTask
 from tasks.training.optim import adam, learning_rate
 from tests.golden import Golden, names
 from utils.checkpoint import load_optimizer, load_weights, read_training
-from utils.config.parse import read_file, settings_from
-from utils.config.reference import translate
+from utils.config.parse import read_file, settings_from, translate
 from utils.dataloader import Batch
 
 EXPERIMENTS = sorted({name.split("/")[0] for name in names("12_*/replay.pt")})

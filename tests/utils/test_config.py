@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from tests.golden import FOLDER, ROOT, Golden
 from tests.soak import examples
 from utils.config.parse import (
+    WITHOUT_EFFECT,
     flatten,
     load_chain,
     merge,
@@ -17,8 +18,8 @@ from utils.config.parse import (
     parse_yaml,
     settings_from,
     to_yaml,
+    translate,
 )
-from utils.config.reference import WITHOUT_EFFECT, translate
 from utils.config.settings import ARCHITECTURE, KEYS
 from utils.errors import ConfigError
 
