@@ -11,6 +11,7 @@ import typing
 from pathlib import Path
 
 from tests.golden import ROOT
+from utils.cli import VERSION
 from utils.config.settings import ARCHITECTURE, KEYS, SECTIONS
 
 DOCUMENT = ROOT / "docs" / "training.md"
@@ -121,6 +122,11 @@ def test_the_job_waits_for_the_save_when_it_is_preempted(tmp_path: Path) -> None
         os.kill(int((tmp_path / "training.pid").read_text()), signal.SIGTERM)
         job.wait(30)
     assert (tmp_path / "calls").read_text().splitlines()[1:] == ["asked", "saved"]
+
+
+def test_the_change_log_is_of_this_version() -> None:
+    headings = re.findall(r"^## (.*)$", (ROOT / "CHANGELOG.md").read_text(), re.M)
+    assert headings[0] == VERSION
 
 
 if __name__ == "__main__":
