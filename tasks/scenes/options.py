@@ -25,6 +25,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--samples", type=int, default=1, metavar="K", help="diffusion samples; the result is their mean")
     add("--uncertainty", type=Path, metavar="OUT_STD.tif", help="also write the standard deviation of the error")
     add("--explain", type=Path, metavar="OUT_EXPLAIN.tif", help="also write from which dates each place was made")
+    add("--sheet", type=Path, metavar="SHEET.png",
+        help="also write a picture: crops of the input, interpolated, and of the map (of the first date)")
     add("--bbox", type=float, nargs=4, metavar=("W", "S", "E", "N"), help="a part: degrees, or the image's coordinates")
     add("--window", type=int, nargs=4, metavar=("COL", "ROW", "WIDTH", "HEIGHT"), help="a part: the image's pixels")
     add("--tile", type=int, metavar="PIXELS", help=f"side of the windows (default: {TILE}, more if they overlap much)")

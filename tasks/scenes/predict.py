@@ -25,6 +25,7 @@ from tasks.scenes.outputs import (
 )
 from tasks.scenes.previews import save_animation
 from tasks.scenes.scene import Scene, SceneDate
+from tasks.scenes.sheet import save_sheet
 from tasks.scenes.tile_store import TileStore
 from tasks.scenes.tiles import Predictor, TileRunner
 from tasks.scenes.tiling import Layout, overlap_for, plan
@@ -321,8 +322,17 @@ def predict_from_options(
         seed=seed,
         **{name: getattr(options, name) for name in same},
     )
+    if options.sheet is not None and options.uint8:
+        raise ConfigError("--sheet shows reflectance: leave out --uint8")
     tags = {"CHECKPOINT": checkpoint, "COMMAND": shlex.join(["python", *sys.argv])}
-    return predict_scene(predictor, acquisitions, request, world=world, tags=tags)
+    maps = predict_scene(predictor, acquisitions, request, world=world, tags=tags)
+    if options.sheet is not None and world.is_main:
+        dated = [acquisition for acquisition in acquisitions if acquisition.day] or list(acquisitions)
+        last = max((acquisition.day for acquisition in dated if acquisition.day), default=None)
+        target = request.targets[0] if request.targets else last
+        nearest = min(dated, key=lambda one: abs((one.day - target).days) if one.day and target else 0)
+        save_sheet(options.sheet, maps[0], nearest, scale=predictor.scale, bands=predictor.bands)
+    return maps
 
 
 def _targets(dates: Sequence[date], every: int | None) -> tuple[date, ...]:

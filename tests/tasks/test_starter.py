@@ -9,6 +9,8 @@ import pytest
 import rasterio
 import torch
 import yaml
+from PIL import Image
+from rasterio.windows import Window
 
 from data_gen.synthetic.compose import draw_landscape
 from data_gen.synthetic.sensors import AREA_MTF, MARGIN, draw_view, sentinel2
@@ -70,9 +72,17 @@ def test_it_is_nearer_to_the_truth_than_interpolation_whatever_the_blur(mtf: flo
 def test_predict_with_it_anywhere(tmp_path: Path) -> None:
     (tmp_path / "s2").mkdir()
     write_series(tmp_path / "s2", height=40, width=44, dates=3)
-    succeed(TRAINER, "--starter", "--predict", "s2", "--output", "map.tif", "--device", "cpu", cwd=tmp_path)
+    succeed(TRAINER, "--starter", "--predict", "s2", "--output", "map.tif", "--sheet", "sheet.png", cwd=tmp_path)
     with rasterio.open(tmp_path / "map.tif") as file:
         assert (file.count, file.height, file.width) == (3, 160, 176)
+        result = file.read(window=Window(0, 0, 128, 128)).astype(float)
+    with Image.open(tmp_path / "sheet.png") as sheet:
+        panels = np.asarray(sheet.convert("RGB")).astype(float)
+    assert panels.shape[1] > 3 * 512
+    shown = [p[..., 0] for p in np.array_split(panels, 3, axis=1)]
+    steps = [np.abs(np.diff(panel, axis=1)).astype(bool).mean() for panel in shown]
+    assert steps[0] < 0.5 * steps[1]  # blocks of input pixels beside what is interpolated
+    assert np.ptp(result) > 0
 
 
 @pytest.mark.parametrize(
