@@ -31,7 +31,13 @@ def _parser() -> Parser:
 
 
 def _main(options: Namespace) -> None:
-    from data_gen.checks.report import contact_sheet, count, summary, table, write_json  # late: --help needs no torch
+    from data_gen.checks.report import (  # late: --help needs no torch
+        contact_sheet,
+        count,
+        findings_summary,
+        table,
+        write_json,
+    )
     from data_gen.checks.run import check_data_set
     from data_gen.workers import quiet
     from utils.images import save_png
@@ -46,7 +52,7 @@ def _main(options: Namespace) -> None:
     quiet()
     bands = parse_bands(options.bands, source="--bands") if options.bands else None
     data, findings = check_data_set(options.root, sample=options.sample, bands=bands)
-    content = summary(data, findings)
+    content = findings_summary(data, findings)
     try:
         if options.json:
             write_json(options.json, content)

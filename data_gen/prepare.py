@@ -11,7 +11,6 @@ import json
 import logging
 import re
 import shutil
-import time
 from collections import Counter
 from collections.abc import Container, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -22,13 +21,11 @@ import numpy as np
 from tqdm import tqdm
 
 from data_gen.dataset import TableRow, find_geometry, read_rows, table_paths
-from data_gen.rasters import Unusable
 from data_gen.shards import (
     Options,
     ShardJob,
     ShardRecord,
     StorePlan,
-    assemble,
     count_values,
     make_shard,
     percentile,
@@ -53,7 +50,7 @@ from utils.store import (
 _TARGET_BYTES = 128 << 20  # of a shard
 _MOST_SAMPLES = 512  # in a shard
 _DEFAULT_PERCENTILE = 98  # of bands that BreizhSR's publication says nothing of
-_STARTING = 5  # seconds that a process must save to be worth starting
+_WORTH_A_PROCESS = 500  # patches: fewer are done before another process has started
 
 logger = logging.getLogger(__name__)
 Rows = dict[str, list[TableRow]]  # by split, or by shard
@@ -99,9 +96,8 @@ def _carry_out(plan: StorePlan, splits: Rows, *, tables: dict[str, str], workers
     records = _kept(plan, shards, splits)
     missing = {name: rows for name, rows in shards.items() if name not in records}
     patches = sum(map(len, missing.values()))
-    seconds = patches * _seconds_per_patch(plan, [row for rows in splits.values() for row in rows])
-    workers = max(1, min(len(missing), workers or min(cores(), 1 + int(seconds / _STARTING))))
-    _check_room(plan, patches=patches, seconds=seconds / workers, workers=workers)
+    workers = max(1, min(len(missing), workers or min(cores(), 1 + patches // _WORTH_A_PROCESS)))
+    _check_room(plan, patches=patches, workers=workers)
     with pool(workers) as executor:
         plan = replace(plan, maxima=_maxima(plan, shards, executor))
         jobs = [ShardJob(plan, name, rows) for name, rows in missing.items()]
@@ -242,14 +238,14 @@ def _clear(folder: Path, *, splits: Iterable[str], keep: Container[str]) -> None
 # Estimates and words
 
 
-def _check_room(plan: StorePlan, *, patches: int, seconds: float, workers: int) -> None:
+def _check_room(plan: StorePlan, *, patches: int, workers: int) -> None:
     """Say what is to be done, and refuse what the disk has no room for."""
     needed = patches * shard_bytes(plan.geometry, samples=1, singles=0)
     free = shutil.disk_usage(plan.folder).free
     size = plan.geometry.hr_size
     logger.info(
         f"{patches} patches of {size}×{size} to prepare: about {_megabytes(needed)} ({_megabytes(free)} free), "
-        f"{_duration(seconds)} with {workers} process{'' if workers == 1 else 'es'}"
+        f"with {workers} process{'' if workers == 1 else 'es'}"
     )
     if needed > free:
         raise DataError(
@@ -257,20 +253,7 @@ def _check_room(plan: StorePlan, *, patches: int, seconds: float, workers: int) 
         )
 
 
-def _seconds_per_patch(plan: StorePlan, rows: list[TableRow]) -> float:
-    """Of a few rows from the middle of the data set."""
-    few = rows[len(rows) // 2 :][:3]
-    reader = plan.reader()
-    start = time.perf_counter()
-    patches = []
-    for row in few:
-        with contextlib.suppress(Unusable):
-            patches.append(reader.read(row))
-    assemble(patches, geometry=plan.geometry, maxima=(1.0,) * len(plan.geometry.bands))
-    return (time.perf_counter() - start) / max(1, len(few))
-
-
-def summary(manifest: Manifest) -> str:
+def store_summary(manifest: Manifest) -> str:
     """What a store holds and what was left out of it, in a line."""
     counts = ", ".join(f"{split} {sum(s.samples for s in shards)}" for split, shards in manifest.splits.items())
     size = sum(shard.bytes for shards in manifest.splits.values() for shard in shards)
@@ -281,7 +264,3 @@ def summary(manifest: Manifest) -> str:
 
 def _megabytes(n: int) -> str:
     return f"{n / 1e9:.1f} GB" if n >= 1e9 else f"{n / 1e6:.1f} MB"
-
-
-def _duration(seconds: float) -> str:
-    return f"{seconds / 60:.0f} min" if seconds >= 120 else f"{max(1, round(seconds))} s"

@@ -38,7 +38,7 @@ def _parser() -> Parser:
 
 
 def _main(options: Namespace) -> None:
-    from data_gen.prepare import prepare, summary  # late: --help needs no torch
+    from data_gen.prepare import prepare, store_summary  # late: --help needs no torch
     from data_gen.shards import Options
     from data_gen.workers import quiet
     from utils.store import FOLDER
@@ -61,7 +61,7 @@ def _main(options: Namespace) -> None:
         bands=parse_bands(options.bands, source="--bands") if options.bands else None,
     )
     manifest = prepare(options.root, output=output, options=wanted, workers=options.workers)
-    sys.stdout.write(f"{output} is prepared: {summary(manifest)}\n")
+    sys.stdout.write(f"{output} is prepared: {store_summary(manifest)}\n")
 
 
 if __name__ == "__main__":

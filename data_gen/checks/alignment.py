@@ -24,7 +24,7 @@ _LEAST_STRUCTURES = 12.0  # and in small images chance makes a likeness of this 
 _GAP = 2  # pixels around missing ones whose edges are not the ground's
 FINGERPRINT = 9  # cells along a side
 
-Raster = NDArray[np.floating]  # (C, h, w)
+Channels = NDArray[np.floating]  # (C, h, w)
 Valid = NDArray[np.bool_]  # (h, w)
 Edges = NDArray[np.float64]  # (h, w)
 
@@ -41,14 +41,14 @@ class Displacement(NamedTuple):
         return math.hypot(self.rows, self.columns)
 
 
-def reduced(image: Raster, factor: int) -> Raster:
+def reduced(image: Channels, factor: int) -> Channels:
     """The means of factor×factor pixels of an image (C, h, w); what is left over at the bottom and right is cut."""
     bands, height, width = image.shape
     h, w = height // factor, width // factor
     return image[:, : h * factor, : w * factor].reshape(bands, h, factor, w, factor).mean((2, 4))
 
 
-def edges(image: Raster, data: Valid | None = None) -> Edges:
+def edges(image: Channels, data: Valid | None = None) -> Edges:
     """The strength of the edges (h, w) of an image, without their mean, fading out to the border.
 
     ``data``: where the image has data (default: everywhere).
@@ -113,7 +113,7 @@ def correlation(a: NDArray, b: NDArray) -> float:
     return float((a * b).sum()) / size if size > 0 else 0.0
 
 
-def band_order(reference: Raster, image: Raster, bands: Sequence[str]) -> float:
+def band_order(reference: Channels, image: Channels, bands: Sequence[str]) -> float:
     """Whether red minus blue goes together in both images: 1 yes (or not known), −1 the bands stand the other way."""
     if not {RED, BLUE} <= set(bands):
         return 1.0
@@ -126,7 +126,7 @@ def _standard(band: NDArray) -> NDArray[np.float64]:
     return (band - band.mean()) / max(float(band.std()), 1e-9)
 
 
-def fingerprint(image: Raster) -> NDArray[np.float32] | None:
+def fingerprint(image: Channels) -> NDArray[np.float32] | None:
     """How bright each of FINGERPRINT² cells is beside its neighbours, as a unit vector; None where all are alike.
 
     Nearly the same images have nearly the same vector (a difference hash, dHash, that keeps its numbers).

@@ -21,7 +21,7 @@ _SHEET_ROWS, _SHEET_VIEWS = 8, 4  # of the contact sheet
 _POOLED = 1 << 20  # pixels at most, over all acquisitions, that percentiles are taken from
 
 
-class Truth(NamedTuple):
+class MeasuredTruth(NamedTuple):
     """A high-resolution image."""
 
     ref: Ref
@@ -64,7 +64,7 @@ class Measurements:
     maxima: tuple[float, ...]
     patches: dict[str, int] = field(default_factory=dict)  # by split
     offsets: dict[str, list[list[int]]] = field(default_factory=dict)  # by split, a list a patch
-    truths: list[Truth] = field(default_factory=list)
+    truths: list[MeasuredTruth] = field(default_factory=list)
     acquired: list[Acquired] = field(default_factory=list)
     sampled: int = 0  # patches whose acquisitions were read
     pooled: list[NDArray[Any]] = field(default_factory=list)  # (C, n) of their pixels, evenly over them
@@ -132,10 +132,10 @@ def digest(pixels: NDArray[Any]) -> bytes:
     return hashlib.blake2b(np.ascontiguousarray(pixels).tobytes(), digest_size=16).digest()
 
 
-def _measure_truth(ref: Ref, pixels: NDArray[Any], place: Place | None) -> Truth:
+def _measure_truth(ref: Ref, pixels: NDArray[Any], place: Place | None) -> MeasuredTruth:
     top = np.iinfo(pixels.dtype).max if pixels.dtype.kind in "iu" else np.inf
     flat = pixels.reshape(len(pixels), -1)
-    return Truth(
+    return MeasuredTruth(
         ref=ref,
         shape=pixels.shape[1:],
         dtype=str(pixels.dtype),

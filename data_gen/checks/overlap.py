@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data_gen.checks.alignment import displacement, edges, likeness, reduced
-from data_gen.checks.measure import Truth
+from data_gen.checks.measure import MeasuredTruth
 from data_gen.checks.sources import Place
 from data_gen.rasters import Unusable
 
@@ -24,9 +24,9 @@ _LEAST_SIDE = 16  # pixels then: less tells nothing
 
 _UNUSUAL = 4  # times the usual side: no patch, but a damaged georeference
 
-TruthPair = tuple[Truth, Truth]
-_Cells = dict[tuple[str, int, int], list[tuple[Truth, Place]]]
-ReadTruth = Callable[[Truth], NDArray[Any]]  # the pixels of a truth; raises Unusable
+TruthPair = tuple[MeasuredTruth, MeasuredTruth]
+_Cells = dict[tuple[str, int, int], list[tuple[MeasuredTruth, Place]]]
+ReadTruth = Callable[[MeasuredTruth], NDArray[Any]]  # the pixels of a truth; raises Unusable
 
 
 class Overlap(NamedTuple):
@@ -42,15 +42,15 @@ def apart(a: str, b: str) -> bool:
     return a != b and ("train" in (a, b) or {a, b} == {"val", "test"})
 
 
-def equal_pairs(truths: Sequence[Truth]) -> list[TruthPair]:
+def equal_pairs(truths: Sequence[MeasuredTruth]) -> list[TruthPair]:
     """Pairs of equal images: each with the first of its kind."""
-    groups: dict[bytes, list[Truth]] = defaultdict(list)
+    groups: dict[bytes, list[MeasuredTruth]] = defaultdict(list)
     for truth in truths:
         groups[truth.digest].append(truth)
     return [(group[0], other) for group in groups.values() for other in group[1:]]
 
 
-def nearly_equal_pairs(truths: Sequence[Truth], read: ReadTruth) -> list[TruthPair]:
+def nearly_equal_pairs(truths: Sequence[MeasuredTruth], read: ReadTruth) -> list[TruthPair]:
     """Pairs of images of which one was made from the other: brighter, noisier, shifted a little. Not the equal ones."""
     seen = [truth for truth in truths if truth.fingerprint is not None]
     if not seen:
@@ -66,7 +66,7 @@ def nearly_equal_pairs(truths: Sequence[Truth], read: ReadTruth) -> list[TruthPa
     return [pair for pair in pairs if (_likeness(read, *pair) or 0) > SAME]
 
 
-def overlapping_pairs(truths: Sequence[Truth]) -> list[Overlap]:
+def overlapping_pairs(truths: Sequence[MeasuredTruth]) -> list[Overlap]:
     """Pairs of patches that share ground and must not, as far as their places tell."""
     placed = [(truth, truth.place) for truth in truths if truth.place is not None and truth.place.side > 0]
     if not placed:
@@ -88,7 +88,7 @@ def overlapping_pairs(truths: Sequence[Truth]) -> list[Overlap]:
     return found
 
 
-def _neighbours(cells: _Cells, crs: str, column: int, row: int) -> Iterator[tuple[Truth, Place]]:
+def _neighbours(cells: _Cells, crs: str, column: int, row: int) -> Iterator[tuple[MeasuredTruth, Place]]:
     for i in (column - 1, column, column + 1):
         for j in (row - 1, row, row + 1):
             yield from cells.get((crs, i, j), ())
@@ -117,7 +117,9 @@ def shown_alike(overlaps: Sequence[Overlap], read: ReadTruth) -> float | None:
     return float(np.median(found)) if found else None
 
 
-def _likeness(read: ReadTruth, first: Truth, second: Truth, *, down: int = 0, right: int = 0) -> float | None:
+def _likeness(
+    read: ReadTruth, first: MeasuredTruth, second: MeasuredTruth, *, down: int = 0, right: int = 0
+) -> float | None:
     """Likeness, at the best displacement, of the ground that two images share if the second lies so many pixels off."""
     try:
         a, b = read(first), read(second)

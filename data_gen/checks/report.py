@@ -21,7 +21,7 @@ _BAR = 40  # characters of the longest bar
 _NOTHING = (255, 0, 255)  # the colour of pixels without data: no landscape has it
 
 
-def summary(data: Measurements, findings: Sequence[Finding]) -> dict[str, Any]:
+def findings_summary(data: Measurements, findings: Sequence[Finding]) -> dict[str, Any]:
     """All numbers and findings, as plain data."""
     return {
         "root": str(data.root),

@@ -10,7 +10,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from data_gen.checks.measure import MEANINGS, Acquired, Measurements, Truth
+from data_gen.checks.measure import MEANINGS, Acquired, MeasuredTruth, Measurements
 from data_gen.checks.overlap import (
     RELATED,
     ReadTruth,
@@ -193,7 +193,7 @@ def sizes(data: Measurements) -> Iterable[Finding]:
         yield Finding("sizes", "ok", f"truths {hr}×{hr} once cropped, acquisitions {lr}×{lr}: {scale} times finer")
 
 
-def _common_side(images: Sequence[Truth] | Sequence[Acquired], multiple: int) -> int:
+def _common_side(images: Sequence[MeasuredTruth] | Sequence[Acquired], multiple: int) -> int:
     """The side of most images once cropped."""
     sides = Counter(_side(image.shape, multiple) for image in images)
     return max(sides, key=lambda side: (side > 0, sides[side]), default=0)
@@ -205,7 +205,7 @@ def _side(shape: tuple[int, ...], multiple: int) -> int:
     return height if height == width else 0
 
 
-def _shape(image: Truth | Acquired) -> str:
+def _shape(image: MeasuredTruth | Acquired) -> str:
     return "×".join(map(str, image.shape))
 
 

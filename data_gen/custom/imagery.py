@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from scipy import ndimage
 
-from data_gen.synthetic.parcels import Floats
+from data_gen.synthetic.reflectance import Floats
 from utils.errors import DataError
 
 SUFFIXES = (".tif", ".tiff", ".png", ".jpg", ".jpeg", ".npz")

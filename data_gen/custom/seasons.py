@@ -6,7 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 from skimage.segmentation import felzenszwalb
 
-from data_gen.synthetic.parcels import Floats, smooth_noise
+from data_gen.synthetic.landscape import smooth_noise
+from data_gen.synthetic.reflectance import Floats
 from data_gen.synthetic.sensors import MARGIN, draw_view, sentinel2
 
 Days = NDArray[np.intp]

@@ -28,7 +28,7 @@ from data_gen.custom.imagery import (
 from data_gen.custom.seasons import SimulatedSeries, simulate_series
 from data_gen.custom.splits import SPLITS
 from data_gen.synthetic.dataset import COLUMNS, write_geotiff
-from data_gen.synthetic.parcels import Floats
+from data_gen.synthetic.reflectance import Floats
 from data_gen.synthetic.sensors import SCALE
 from utils.errors import ConfigError, DataError
 from utils.files import atomic_folder, write_text

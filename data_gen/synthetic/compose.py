@@ -5,9 +5,20 @@ One pixel is 2.5 m. Everything is placed in pixels around the centre of the patc
 
 import numpy as np
 
-from data_gen.synthetic.features import build_hamlets, draw_boundaries, paint_boundaries, paint_coast, paint_fresh_water
+from data_gen.synthetic.features import (
+    DEPTH,
+    Cells,
+    ParcelPlan,
+    build_hamlets,
+    draw_boundaries,
+    locate,
+    paint_boundaries,
+    paint_coast,
+    paint_fresh_water,
+    plan_parcels,
+)
 from data_gen.synthetic.landscape import TREE_HEIGHT, Canvas, Landscape
-from data_gen.synthetic.parcels import DEPTH, Cells, Floats, ParcelPlan, locate, plan_parcels
+from data_gen.synthetic.reflectance import Floats
 
 _CROPS = {
     "wheat": 0.24,

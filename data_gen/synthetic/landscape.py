@@ -1,13 +1,13 @@
 """The canvas on which a place is painted, and the finished landscape, which can be seen on any day."""
 
+import functools
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from data_gen.synthetic.parcels import Floats, smooth_noise
-from data_gen.synthetic.reflectance import KINDS, Surfaces
+from data_gen.synthetic.reflectance import KINDS, Floats, Surfaces
 from utils.geo.bands import RGB
 
 Indices = NDArray[np.intp]
@@ -15,6 +15,23 @@ Reals = NDArray[np.floating]
 TREE_HEIGHT = 4.0  # pixels of 2.5 m
 _UNEVEN = (0.015, 0.08)  # relative contrast: the least and the most of a field
 _SHADOW = 0.55  # how much darker full shadow is
+
+
+@functools.lru_cache(maxsize=64)
+def _spline_basis(length: int, step: float) -> Floats:
+    """The (length, knots) matrix that takes coefficients ``step`` samples apart to every sample, at unit variance."""
+    position = np.arange(length) / step
+    knots = int(position[-1]) + 4
+    t = np.abs(position[:, None] + 1 - np.arange(knots))
+    basis = np.where(t < 1, 2 / 3 - t**2 + t**3 / 2, np.clip(2 - t, 0, None) ** 3 / 6)
+    return np.asarray(basis / np.sqrt((basis**2).sum(axis=1).mean()), dtype=np.float32)
+
+
+def smooth_noise(generator: np.random.Generator, size: int, step: float) -> Floats:
+    """A (size, size) field of about unit variance whose features are about ``2 * step`` pixels wide."""
+    basis = _spline_basis(size, step)
+    coarse = generator.standard_normal((basis.shape[1], basis.shape[1]), dtype=np.float32)
+    return np.matmul(np.matmul(basis, coarse), basis.T)
 
 
 class Landscape(NamedTuple):

@@ -12,10 +12,10 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from data_gen.synthetic.parcels import Floats
 from utils.geo.bands import NIR, RGB
 
 DAYS = 365
+Floats = NDArray[np.float32]
 
 # fmt: off
 # day of the year: (red, green, blue) in per cent of reflectance

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from scipy.special import erf
 
-from data_gen.synthetic.parcels import Floats
+from data_gen.synthetic.reflectance import Floats
 
 SCALE = 4  # 10 m / 2.5 m
 MARGIN = 16  # pixels of the fine grid that the sensors need around a patch

@@ -8,7 +8,7 @@ import rasterio
 from numpy.typing import NDArray
 
 from data_gen.checks.alignment import LEAST_LIKENESS, displacement, edges, fingerprint, likeness, reduced
-from data_gen.checks.measure import Truth
+from data_gen.checks.measure import MeasuredTruth
 from data_gen.checks.overlap import NEARLY, nearly_equal_pairs
 from data_gen.checks.sources import Ref
 from tests.data import landscape
@@ -75,8 +75,8 @@ def test_the_fingerprint_alone_convicts_nobody() -> None:
     assert nearly_equal_pairs(truths, lambda truth: pixels[truth.ref.position]) == []
 
 
-def _truth(image: NDArray, *, number: int) -> Truth:
-    return Truth(
+def _truth(image: NDArray, *, number: int) -> MeasuredTruth:
+    return MeasuredTruth(
         ref=Ref("train", number, number), shape=image.shape[1:], dtype="uint8", digest=bytes([number]),
         fingerprint=fingerprint(image), place=None, black=0, white=0, low=(0,), high=(255,),
     )  # fmt: skip
