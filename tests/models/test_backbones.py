@@ -1,12 +1,9 @@
 """What holds for every backbone alike."""
 
-import copy
-
 import pytest
 import torch
 
 from models.bicubic import Bicubic
-from models.layers import doublings
 from tests.models.nets import BACKBONES, channels_last, double, random_series, small_backbone
 
 every_backbone = pytest.mark.parametrize("name", [*BACKBONES, "bicubic"])
@@ -77,22 +74,11 @@ def test_trains_under_autocast(name: str) -> None:
     assert all(p.grad is None or p.grad.isfinite().all() for p in network.parameters())
 
 
-@every_network
-def test_can_be_copied_after_use(name: str) -> None:
-    network, series = small_backbone(name).eval(), random_series()
-    network(series)
-    assert torch.equal(copy.deepcopy(network)(series).sr, network(series).sr)
-
-
 @every_backbone
 @pytest.mark.parametrize("scale", [0, 1, 3, 6])
 def test_a_scale_that_is_no_power_of_two_is_refused(name: str, scale: int) -> None:
     with pytest.raises(ValueError, match="power of two"):
         small_backbone(name, scale=scale)
-
-
-def test_doublings() -> None:
-    assert [doublings(scale) for scale in (2, 4, 8, 16)] == [1, 2, 3, 4]
 
 
 def test_bicubic_is_the_base_and_the_nearest_view() -> None:

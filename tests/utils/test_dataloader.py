@@ -1,7 +1,6 @@
 """The data set as items and batches: which views, which colours, which samples; the same for any workers and ranks."""
 
 import math
-import pickle
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ from skimage.exposure import match_histograms
 from tests.data import RawBreizhSR, prepare_with, write_patch, write_prepared
 from utils.dataloader import BreizhSRDataset, collate, evaluation_loader, training_loader
 from utils.errors import ConfigError, DataError
-from utils.radiometry import bicubic, identity_table, normalise_hr, normalise_lr, reflectance
+from utils.radiometry import bicubic, normalise_hr, normalise_lr, reflectance
 from utils.stores import permutation
 
 PLAIN = [-60, -2, 30, 45]  # offsets of the series of `uneven`, in stored order
@@ -258,20 +257,6 @@ def test_nothing_is_drawn_from_the_global_generator(root: Path) -> None:
     steps(dataset)
     seen(evaluation_loader(dataset, batch_size=2))
     assert torch.equal(torch.get_rng_state(), before)
-
-
-def test_data_sets_go_to_spawned_workers(root: Path) -> None:
-    dataset = BreizhSRDataset(root, "train", sen2_amount=3)
-    whole = dataset[0]["img_hr"]
-    assert torch.equal(pickle.loads(pickle.dumps(dataset))[0]["img_hr"], whole)
-
-
-def test_samples_are_small(root: Path) -> None:
-    """A worker hands over the crop alone, not the shard that it is read from."""
-    raw = BreizhSRDataset(root, "train", sen2_amount=2, spectral_matching="none").raw(0, (3, 4, 5))
-    content = sum(value.nbytes for value in raw.values() if isinstance(value, torch.Tensor))
-    assert len(pickle.dumps(raw)) < content + 10_000
-    assert torch.equal(raw["table"], identity_table(3))
 
 
 # --- several data sets

@@ -11,7 +11,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from skimage.measure import block_reduce
 
-from data_gen.pickled_table import read_pickled_table
 from data_gen.synthetic import dataset
 from data_gen.synthetic.compose import draw_landscape
 from data_gen.synthetic.dataset import SampleSet, write_sample_set
@@ -69,12 +68,6 @@ def test_tables(root: Path) -> None:
         assert tuple(table.columns) == dataset.COLUMNS
 
 
-def test_the_projects_own_reader_reads_the_tables(root: Path) -> None:
-    for path in root.glob("*.pkl"):
-        index, _ = read_pickled_table(path)
-        assert len(index) == len(pd.read_pickle(path))
-
-
 def test_distances_are_those_of_the_dates(root: Path) -> None:
     for table in tables(root).values():
         for _, row in table.iterrows():
@@ -115,12 +108,6 @@ def test_same_seed_same_bytes(root: Path, tmp_path: Path) -> None:
     files = sorted(path.relative_to(root) for path in root.rglob("*") if path.is_file())
     assert files == sorted(p.relative_to(tmp_path / "again") for p in (tmp_path / "again").rglob("*") if p.is_file())
     assert [f for f in files if (root / f).read_bytes() != (tmp_path / "again" / f).read_bytes()] == []
-
-
-def test_another_seed_another_place(root: Path, tmp_path: Path) -> None:
-    write_sample_set(tmp_path / "other", SampleSet(train=1, val=0, test=0, seed=8, size=64))
-    name = tables(tmp_path / "other")["train"]["spot6_image"].iloc[0]
-    assert (pixels(root / name) != pixels(tmp_path / "other" / name)).mean() > 0.9
 
 
 def test_a_patch_does_not_depend_on_how_many_there_are(root: Path, tmp_path: Path) -> None:
@@ -345,12 +332,6 @@ def test_views() -> None:
     assert haze[2] > haze[1] > haze[0] > 0
 
 
-def test_gain_and_haze() -> None:
-    view = View((0.0, 0.0), np.array([1.1, 1.0, 0.9], dtype=np.float32), np.array([0.0, 0.01, 0.02], dtype=np.float32))
-    image = sentinel2(np.full((3, 40 + 2 * MARGIN, 40 + 2 * MARGIN), 0.1, np.float32), view, np.random.default_rng(0))
-    np.testing.assert_allclose(image.mean(axis=(1, 2)) / 10000, [0.11, 0.11, 0.11], rtol=0.01)
-
-
 def test_spot_has_a_radiometry_of_its_own() -> None:
     ground = np.full((3, 40 + 2 * MARGIN, 40 + 2 * MARGIN), 0.1, np.float32)
     levels = [spot(ground, draw_radiometry(g), g).mean(axis=(1, 2)) for g in map(np.random.default_rng, range(20))]
@@ -393,12 +374,6 @@ def test_fields_change_over_the_year_and_roads_do_not() -> None:
     assert (np.abs(july - april) / april)[:, still].max() < 0.2
 
 
-def test_the_same_crop_differs_from_field_to_field() -> None:
-    scene = draw_landscape(np.random.default_rng(3), 256)
-    red = scene.surfaces.reflectance(180)[0, scene.surfaces.kind == KINDS["wheat"]]
-    assert red.std() / red.mean() > 0.1
-
-
 def test_a_landscape_has_what_super_resolution_lives_from() -> None:
     seen: set[int] = set()
     for seed in range(12):
@@ -429,7 +404,3 @@ def test_sizes(size: int) -> None:
     scene = dataset.landscape_of(patch)
     assert dataset.spot_image(patch, scene, 100).shape == (3, size, size)
     assert next(dataset.sentinel2_images(patch, scene)).shape == (3, size // 4, size // 4)
-
-
-def test_version_is_recorded(root: Path) -> None:
-    assert json.loads((root / "sample.json").read_text())["version"] == dataset.VERSION

@@ -84,19 +84,6 @@ def test_restored_after_any_step(tiny_data: Path, config: str, hparams: dict[str
         assert same(trained(resumed, ahead), contents[stop + ahead]), f"stopped after step {stop}"
 
 
-def test_a_restored_optimiser_takes_on_the_memory_format(tiny_data: Path) -> None:
-    content = trained(train_state(settings_of("rrdb"), tiny_data), 2)
-    resumed = train_state(settings_of("rrdb", channels_last=True), tiny_data)
-    resumed.restore(content, source=Path("there"))
-    for parameter, entry in resumed.optimizer.state.items():
-        assert entry["exp_avg"].stride() == parameter.stride()
-    plain = train_state(settings_of("rrdb"), tiny_data)
-    plain.restore(content, source=Path("there"))
-    one, other = trained(resumed, 2)["state_dict"]["model"], trained(plain, 2)["state_dict"]["model"]
-    for name, value in one.items():
-        assert torch.allclose(value, other[name], atol=1e-5), name
-
-
 @pytest.mark.parametrize("amp", ["off", "bf16", "fp16"])
 def test_what_is_not_finite_changes_no_weight(tiny_data: Path, amp: str) -> None:
     state = train_state(settings_of("rrdb", amp=amp, ema_decay=0.9), tiny_data)
