@@ -61,6 +61,9 @@ class Task(nn.Module):
         """Scalar loss terms; training minimises their sum."""
         raise NotImplementedError
 
+    def choose_sampler(self, name: str, *, steps: int) -> None:
+        """From now on predictions are sampled so, where they are sampled at all. Raises ConfigError."""
+
     def predict(
         self, series: Series, *, noise: Noise, samples: int = 1, preview: bool = False, callback: Callback | None = None
     ) -> Result:

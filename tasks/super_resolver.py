@@ -1,6 +1,8 @@
 """A trained model as a library: images of a place and their dates in, one image at a chosen date out."""
 
+import copy
 import logging
+import time
 from collections.abc import Sequence
 from datetime import date, datetime
 from functools import cached_property
@@ -13,7 +15,7 @@ from torch import Tensor
 
 from models.samplers import Noise
 from models.series import Series
-from tasks.base import Result, Task, sampling_noise
+from tasks.base import Result, Task, blank_batch, sampling_noise, series_of
 from tasks.build import build_task
 from tasks.experiment import PACKAGED, STARTER, saved_settings
 from utils.checkpoint import load_weights, open_saved
@@ -68,6 +70,27 @@ class SuperResolver:
         """Super-resolve a normalised series: images (B, C, H, W) that are meant to lie in [-1, 1]."""
         with torch.inference_mode(), self._world.autocast(self._settings.training.amp):
             return self._task.predict(series, noise=noise)
+
+    def seconds_by_steps(self, size: int) -> dict[int, float]:
+        """Seconds that a window of size × size low-resolution pixels takes, for 1, 4 and the chosen number of steps."""
+        batch = blank_batch(
+            size=size,
+            num_dates=self.num_dates,
+            scale=self.scale,
+            channels=len(self.bands),
+            device=self._world.device,
+        )
+        noise = sampling_noise(torch.zeros(1, dtype=torch.int64, device=self._world.device), seed=0, samples=1)
+        seconds = {}
+        for steps in (1, 1, 3):  # the first time more than the network is made ready
+            task = copy.copy(self._task)
+            task.choose_sampler("ddim", steps=min(steps, self._settings.diffusion.timesteps))
+            started = time.perf_counter()
+            with torch.inference_mode(), self._world.autocast(self._settings.training.amp):
+                task.predict(series_of(batch), noise=noise).sr.sum().item()  # waits for the device
+            seconds[steps] = time.perf_counter() - started
+        a_step = (seconds[3] - seconds[1]) / 2
+        return {steps: seconds[1] + (steps - 1) * a_step for steps in sorted({1, 4, self._task.sampler_steps or 1})}
 
     def at_date(
         self, images: Tensor | NDArray, dates: Sequence[Day] | NDArray, target: Day, *, name: str = ""

@@ -5,6 +5,7 @@ from datetime import date
 from pathlib import Path
 
 TILE = 96  # side of a window; more where the overlap is large
+TRIAL = 64  # windows: before so many or more a trial says what steps cost
 NEAR = 5  # days: up to here --match_lr auto holds the colours to an acquisition
 
 

@@ -13,7 +13,7 @@ import torch
 from tqdm import tqdm
 
 from tasks.scenes.mosaic import Mosaic, write_map
-from tasks.scenes.options import NEAR, TILE
+from tasks.scenes.options import NEAR, TILE, TRIAL
 from tasks.scenes.outputs import (
     Outputs,
     animation_path,
@@ -141,6 +141,11 @@ def predict_scene(
         world.barrier()  # nobody writes before all have looked
         if world.is_main and done:
             logger.info(f"going on: {len(done)} of {len(dates) * len(order)} tiles are done")
+        left = (len(dates) * len(order) - len(done)) * request.samples
+        if world.is_main and predictor.stochastic and left >= TRIAL:
+            passes = left / world.size / 60
+            said = [f"{n} steps: about {max(1, t * passes):.0f}" for n, t in predictor.seconds_by_steps(tile).items()]
+            logger.info(f"minutes for {left} windows, as a trial says: {'; '.join(said)} (sampler_steps)")
         # A chunk goes through the network together: results don't depend on where a run was stopped or on who computes.
         chunks = [range(start, min(start + batch, len(order))) for start in range(0, len(order), batch)]
         for chunk in tqdm(chunks[world.rank :: world.size], disable=not world.is_main, unit="batch", desc="tiles"):

@@ -48,6 +48,10 @@ class Predictor(Protocol):
         """Super-resolve a series: images (B, C, H, W) that are meant to lie in [-1, 1]."""
         ...
 
+    def seconds_by_steps(self, size: int) -> dict[int, float]:
+        """Seconds that a window of size × size low-resolution pixels takes, by sampler steps; found by trying."""
+        ...
+
 
 class TileJob(NamedTuple):
     """One pass through the network: a part of a tile seen with one set of acquisitions."""

@@ -12,8 +12,8 @@ from models.diffusion import SRDiff
 from models.highresnet import HighResNet
 from models.misr import HighResLTAE
 from models.rrdb import RRDBNet
-from models.samplers import Noise, ddim, ddpm
-from models.schedule import Schedule, time_grid
+from models.samplers import Noise, Sampler, ddim, ddpm
+from models.schedule import Path, Schedule, StraightFlow, time_grid
 from models.series import Backbone, Prediction, Series
 from models.unet import UNet
 from tasks.receptive_field import receptive_radius, sampling_radius
@@ -91,13 +91,26 @@ def _drawn(images: Tensor) -> Noise:
 
 
 @pytest.mark.slow
-def test_beyond_the_radius_a_sampled_image_does_not_see_the_border() -> None:
+@pytest.mark.parametrize(
+    ("path", "measured", "meant"),
+    [
+        (
+            Schedule.cosine(50),
+            functools.partial(ddpm, times=time_grid(50, 4, "quadratic")),
+            time_grid(50, 15, "quadratic"),
+        ),
+        (StraightFlow(50), functools.partial(ddim, times=[50, 25]), [50, 37.5, 25, 12.5]),
+    ],
+)
+def test_beyond_the_radius_a_sampled_image_does_not_see_the_border(
+    path: Path, measured: Sampler, meant: list[float]
+) -> None:
     """With another image, other noise, and more steps than it was measured with."""
     torch.manual_seed(0)
     backbone = RRDBNet(width=8, blocks=2, base_residual=True)
     unet = UNet(dim=8, dim_mults=(1, 2), cond_channels=backbone.feature_channels)
-    model = SRDiff(denoise_fn=unet, backbone=backbone, path=Schedule.cosine(50))
-    radius = sampling_radius(model, sampler=functools.partial(ddpm, times=time_grid(50, 4, "quadratic")), num_dates=1)
+    model = SRDiff(denoise_fn=unet, backbone=backbone, path=path)
+    radius = sampling_radius(model, sampler=measured, num_dates=1)
     assert 2 < radius < 40
     lr = torch.rand(1, 1, 3, 64, 72) * 2 - 1
     noise = torch.randn(51, 1, 3, 256, 288)
@@ -107,7 +120,7 @@ def test_beyond_the_radius_a_sampled_image_does_not_see_the_border() -> None:
         series = Series(part, torch.zeros(1, 1), torch.ones(1, 1, dtype=torch.bool), bicubic(part[:, 0], scale=4))
         images, _ = model.sample(
             series,
-            sampler=functools.partial(ddpm, times=time_grid(50, 15, "quadratic")),
+            sampler=functools.partial(measured.func, times=meant),  # type: ignore[attr-defined]
             noise=_drawn(noise[..., 4 * cut :]),
         )
         results.append(images.clamp(-1, 1)[..., 4 * (16 - cut) :])

@@ -57,6 +57,16 @@ def test_noise_belongs_to_the_place() -> None:
     assert not torch.equal(here, model.at_date(images(), DAYS, day, name="there"))
 
 
+def test_what_steps_cost_is_tried() -> None:
+    keys = {"trainer_cls": "srdiff", "backbone": {"trainer_cls": "bicubic"}, "timesteps": 12, "unet_dim_mults": "1|2"}
+    model = resolver(**keys, sampler_steps=8)
+    places, chosen = images(), model.at_date(images(), DAYS, DAYS[0])
+    seconds = model.seconds_by_steps(16)
+    assert list(seconds) == [1, 4, 8]
+    assert seconds[8] > seconds[1] > 0
+    assert torch.equal(model.at_date(places, DAYS, DAYS[0]), chosen)  # the trial changes nothing
+
+
 @pytest.mark.parametrize(
     "write",
     [
