@@ -68,6 +68,7 @@ def test_files(written: Path) -> None:
     assert files <= {path.name for path in written.iterdir()}
     shown = {path.name for path in next((written / "report_pictures").iterdir()).iterdir()}
     names = ("nearest%20input", "bicubic", "backbone", "result", "truth", "error", "spread")
+    names += ("improvement", "omission", "hallucination")
     assert shown == {f"{name}.png" for name in names}
     (saved,) = written.glob("results_7_*")
     assert {path.name: len(list(path.iterdir())) for path in saved.iterdir() if path.name != "LR"} == {
