@@ -198,8 +198,9 @@ class TrainState:
 
 
 _TRIAL_SIZE = 16  # low-resolution pixels; every network can halve it as often as it needs
-_TRIAL_SAMPLES = 2  # of a batch, on a CPU
+_TRIAL_SAMPLES = 1  # of a batch, on a CPU
 _TRIAL_STEPS = 3  # the first one doesn't count
+_TRIAL_SECONDS = 1  # of a step of both; where it takes longer one that counts is enough
 _WORTH = 0.97  # of the time; below it the other memory format is taken
 
 
@@ -260,9 +261,11 @@ def _is_faster_with_channels_last(task: Task, settings: Settings, *, lr_size: in
             elapsed = time.perf_counter() - started
             if step:
                 seconds[way] = min(seconds.get(way, elapsed), elapsed)
+        if step and sum(seconds.values()) > _TRIAL_SECONDS:
+            break
     is_faster = seconds[True] < _WORTH * seconds[False]
     logger.info(
-        "channels_last=auto: a trial of %d samples takes %.3g s without and %.3g s with it: %s from now on",
+        "channels_last=auto: a step of %d samples takes %.3g s without and %.3g s with it: %s from now on",
         len(batch.keys), seconds[False], seconds[True], str(is_faster).lower(),
     )  # fmt: skip
     return is_faster

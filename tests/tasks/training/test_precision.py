@@ -167,7 +167,7 @@ def test_what_auto_decides_stands(experiments: Experiments) -> None:
     """It is said and saved; the same command goes on with it, as a training does that was given it."""
     options = {"amp": "auto", "channels_last": "auto"}
     first = experiments.train("chosen", max_updates=5, **options).succeeded()
-    assert len([line for line in first.stderr.splitlines() if line.startswith("channels_last=auto: a trial of")]) == 1
+    assert len([line for line in first.stderr.splitlines() if line.startswith("channels_last=auto: a step of")]) == 1
     saved = yaml.safe_load((experiments.folder("chosen") / "config.yaml").read_text())
     assert isinstance(saved["channels_last"], bool)
     assert saved["amp"] == ("bf16" if World(torch.device("cpu")).has_bfloat16 else "off")
@@ -180,7 +180,7 @@ def test_what_auto_decides_stands(experiments: Experiments) -> None:
 def test_all_processes_take_the_same_memory_format(experiments: Experiments) -> None:
     done = experiments.train_together(2, "both", channels_last="auto", max_updates=2)
     assert [run.returncode for run in done] == [0, 0]
-    assert sum(run.stderr.count("channels_last=auto: a trial") for run in done) == 1
+    assert sum(run.stderr.count("channels_last=auto: a step") for run in done) == 1
 
 
 def test_memory_format(experiments: Experiments, plain: Experiments) -> None:
