@@ -303,6 +303,7 @@ def _alive(pid: str) -> bool:
         return False
 
 
+@pytest.mark.slow
 def test_processes_make_the_same_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(preparing, "_MOST_SAMPLES", 2)
     root = write_raw(tmp_path)

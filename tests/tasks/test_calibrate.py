@@ -15,6 +15,8 @@ from tests.scenes import write_series
 from tests.trainings import Finished, run
 from utils.checkpoint import open_saved
 
+pytestmark = pytest.mark.slow
+
 TINY = (
     "data_root=data,batch_size=2,test_batch_size=2,num_workers=0,max_updates=40,val_check_interval=40,"
     "save_ckpt_interval=40,lr=0.003,hidden_size=8,num_layers=1,sen2_amount=3,ltae_heads=4,ltae_d_model=16"

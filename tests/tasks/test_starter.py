@@ -69,6 +69,7 @@ def test_it_is_nearer_to_the_truth_than_interpolation_whatever_the_blur(mtf: flo
     assert np.mean(grids) < 0.2
 
 
+@pytest.mark.slow
 def test_predict_with_it_anywhere(tmp_path: Path) -> None:
     (tmp_path / "s2").mkdir()
     write_series(tmp_path / "s2", height=40, width=44, dates=3)

@@ -362,6 +362,7 @@ def test_padding_before_acquisitions(store: Path) -> None:
 # The command
 
 
+@pytest.mark.slow
 def test_the_reference_raw_set(golden: Golden, tmp_path: Path) -> None:
     """What is true of it: all there, aligned within half a pixel, but every image claims the same place."""
     done = run(COMMAND, golden.path("11_raw/"), "--json", tmp_path / "found" / "check.json", cwd=tmp_path)

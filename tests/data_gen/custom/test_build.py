@@ -33,6 +33,8 @@ from utils.errors import ConfigError, DataError
 from utils.geo.acquisitions import find_acquisitions
 from utils.geo.raster import Grid
 
+pytestmark = pytest.mark.slow
+
 COMMAND = "data_gen/build_dataset.py"
 LAMBERT, UTM = CRS.from_epsg(2154), CRS.from_epsg(32630)
 EAST, NORTH = 250000.0, 6800000.0  # a place in Brittany, EPSG:2154

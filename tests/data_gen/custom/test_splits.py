@@ -12,7 +12,7 @@ from utils.errors import DataError
 shares = st.fixed_dictionaries({"train": st.floats(0.1, 1), "val": st.floats(0, 0.5), "test": st.floats(0, 0.5)})
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=25)
 @given(
     height=st.integers(1, 14), width=st.integers(1, 14), shares=shares, gap=st.integers(0, 2), seed=st.integers(0, 99),
     holes=st.sets(st.tuples(st.integers(0, 13), st.integers(0, 13)), max_size=20),

@@ -184,6 +184,7 @@ def test_impossible_numbers(wrong: dict[str, int], tmp_path: Path) -> None:
     assert not (tmp_path / "new").exists()
 
 
+@pytest.mark.slow
 def test_command(tmp_path: Path) -> None:
     arguments = ("data_gen/sample.py", tmp_path / "set", "--train", 1, "--val", 0, "--test", 1, "--size", 32)
     assert "written" in command.succeed(*arguments, cwd=tmp_path).stdout

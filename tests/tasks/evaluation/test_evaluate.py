@@ -21,6 +21,8 @@ from utils.config.settings import Diffusion, Evaluation, Model, Settings
 from utils.dataloader import BreizhSRDataset, evaluation_loader
 from utils.distributed import World
 
+pytestmark = pytest.mark.slow
+
 SETTINGS = Settings(
     model=Model(trainer_cls="srdiff", hidden_size=8),
     diffusion=Diffusion(timesteps=6, unet_dim_mults="1|2", conditioner="none", samples=2),

@@ -23,6 +23,8 @@ from utils.distributed import World
 from utils.errors import ConfigError, DataError
 from utils.geo.acquisitions import find_acquisitions
 
+pytestmark = pytest.mark.slow
+
 HERE = World(torch.device("cpu"))
 
 

@@ -17,6 +17,8 @@ from tasks.base import Result
 from tasks.scenes.explanation import BANDS, attention_summary
 from tests.scenes import Network, Sampler, ground, predict, write_series, write_tif
 
+pytestmark = pytest.mark.slow
+
 
 class Stated(Network):
     """States a deviation, and attends to the dates by how near they are; with ``alone`` to the last one only."""

@@ -83,6 +83,7 @@ def test_the_result_covers_the_same_ground(tmp_path: Path) -> None:
     assert sorted(p.name for p in tmp_path.iterdir()) == ["in", "out.tif", "out_flags.tif", "out_preview.png"]
 
 
+@pytest.mark.slow
 def test_where_tile_borders_fall_does_not_show(clouded: Path, tmp_path: Path) -> None:
     target = date(2023, 6, 12)
     whole = predict(Network(), [clouded], tmp_path / "whole.tif", target=target, tile=1024).astype(float)
@@ -220,6 +221,7 @@ def test_bright_things_stay_bright(tmp_path: Path) -> None:
     assert np.abs(result[:, 100:140, 100:140].astype(int) - 4000).max() <= 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tile", [40, 1024])
 def test_colours_can_be_held_to_the_input(clouded: Path, tmp_path: Path, tile: int) -> None:
     target = date(2023, 6, 11)
@@ -269,6 +271,7 @@ def test_a_product_with_its_classification(tmp_path: Path) -> None:
     assert result[:, 72:88, 72:88].mean() < 2000 < 5000 < result[:, :40].mean()
 
 
+@pytest.mark.slow
 def test_samples_and_their_spread(clouded: Path, tmp_path: Path) -> None:
     spread = tmp_path / "std.tif"
     results = []
@@ -329,6 +332,7 @@ def test_backbones_do_not_see_tile_borders(
     assert np.abs(small - large).max() < GREY
 
 
+@pytest.mark.slow
 def test_a_clouded_date_puts_no_cloud_into_the_result(real: Path, tmp_path: Path) -> None:
     target = date(2023, 9, 6)
     folder = tmp_path / "in"
@@ -353,6 +357,7 @@ def test_a_clouded_date_puts_no_cloud_into_the_result(real: Path, tmp_path: Path
     assert result[:, inside].mean() < 1200
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("match", "limit"), [("on", 0.02), ("off", 0.06)])
 def test_real_places_keep_their_colours(real: Path, tmp_path: Path, match: str, limit: float) -> None:
     days = [date(2020, 4, 1), date(2020, 8, 1)]
@@ -413,6 +418,7 @@ def test_killed_and_run_again_the_file_is_identical(clouded: Path, tmp_path: Pat
     assert not journal.parent.exists()
 
 
+@pytest.mark.slow
 def test_tiles_of_other_work_are_not_taken(clouded: Path, tmp_path: Path) -> None:
     class Stops(Network):
         def __call__(self, series: Series, noise: Noise) -> Result:
@@ -428,6 +434,7 @@ def test_tiles_of_other_work_are_not_taken(clouded: Path, tmp_path: Path) -> Non
     np.testing.assert_array_equal(result, predict(Network(), [clouded], tmp_path / "b.tif", tile=40, target=target))
 
 
+@pytest.mark.slow
 def test_tiles_of_another_sampler_are_not_taken(clouded: Path, tmp_path: Path) -> None:
     class Stops(Network):
         about = "sampler_steps=15"

@@ -17,6 +17,8 @@ from utils.dataloader import BreizhSRDataset, training_loader
 from utils.distributed import World
 from utils.errors import TrainingError
 
+pytestmark = pytest.mark.slow
+
 STEPS = 6  # of two samples, of seven: the second epoch starts within the fourth batch
 
 
