@@ -598,7 +598,7 @@ def test_labels_lead_nowhere(tmp_path: Path) -> None:
     result: Any = SimpleNamespace(sr=image, backbone=None)
     folder = tmp_path / "checkpoints" / "a"
     wanted = settings_from({"trainer_cls": "rrdb", "test_save_png": True}, source="a.yaml")
-    PictureSaver(folder, 1, settings=wanted).save(result, batch)
+    PictureSaver(folder, 1, bands=("B04", "B03", "B02"), settings=wanted).save(result, batch)
     save_pictures(folder, "..", {"truth": np.zeros((8, 8, 3), dtype=np.uint8)})
     written = [path for path in tmp_path.rglob("*") if path.is_file()]
     assert {path.parent.relative_to(folder).parts[0] for path in written} == {"results_1_", "report_pictures"}
