@@ -69,8 +69,7 @@ class Decoder(nn.Module):
     """To high resolution by doublings: (B, width, h, w) -> (B, channels, s*h, s*w).
 
     published: transposed convolutions of kernel 2 and a 1 x 1, in which two input pixels never meet, so each becomes a
-    pattern of its own. smooth: bilinear interpolation and 3 x 3 convolutions; with nearest neighbours as in the head of
-    RRDB the pattern was weaker, but still there after the same training.
+    pattern of its own. smooth: bilinear interpolation and 3 x 3 convolutions, nearly as in the head of RRDB.
     """
 
     def __init__(self, *, channels: int, width: int, scale: int, kind: DecoderKind = "published") -> None:
