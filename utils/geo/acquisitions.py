@@ -318,7 +318,7 @@ def _meaning(
 def _look_for_offset(acquisitions: Sequence[Acquisition]) -> None:
     """Say where the darkest numbers look like those of products since processing baseline 04.00."""
     shifted = [acquisition.name for acquisition in acquisitions if _looks_shifted(acquisition)]
-    if shifted:
+    if 2 * len(shifted) >= len(acquisitions):  # single ones may be cloud all over
         logger.warning(
             f"{len(shifted)} of {len(acquisitions)} images ({shifted[0]}, ...) have no number below {SHIFT}: made "
             "from products since 2022? Then say so: gdal_edit.py -scale 0.0001 -offset -0.1 FILE"

@@ -19,7 +19,7 @@ from utils.distributed import World
 from utils.geo.bands import RGB
 
 TEXT = (ROOT / "docs" / "scenes.md").read_text()
-COMMANDS = re.findall(r"python tasks/trainer\.py .*", re.sub(r"\\\n\s*", "", TEXT))
+COMMANDS = re.findall(r"python tasks/trainer\.py .*--predict .*", re.sub(r"\\\n\s*", "", TEXT))
 
 
 def options_of(command: str) -> list[str]:
