@@ -155,10 +155,11 @@ def phase_shift(moving: Tensor, reference: Tensor, *, steps: int = SHIFT_STEPS) 
 
 def translate(image: Tensor, shift: Tensor) -> Tensor:
     """An image (C, H, W) moved by rows and columns (2,), between pixels linearly, the edges repeated outside."""
+    reach = int(shift.abs().max().ceil()) + 1
+    image = F.pad(image[None], (reach,) * 4, mode="replicate")[0]
     for axis, back in ((1, -shift[0]), (2, -shift[1])):
-        at = torch.arange(image.shape[axis], device=image.device) + back.floor().long()
-        first, second = (image.index_select(axis, (at + k).clamp(0, image.shape[axis] - 1)) for k in (0, 1))
-        image = first.lerp_(second, back - back.floor())
+        first, side = reach + int(back.floor()), image.shape[axis] - 2 * reach
+        image = image.narrow(axis, first, side).lerp(image.narrow(axis, first + 1, side), back - back.floor())
     return image
 
 

@@ -59,14 +59,14 @@ def ring_sums(sr: Tensor, hr: Tensor, *, shift: Tensor | None = None, crop: int 
     sums = sr.new_zeros((3, len(sr), rings + 1), dtype=torch.float64)
     for i in range(len(sr)):  # one at a time: it stays in a core's cache
         result, truth = (
-            torch.fft.rfft2((x - x.mean(dim=(-2, -1), keepdim=True)) * window)  # (C, H, W / 2 + 1)
+            torch.fft.rfft2((x - x.flatten(1).mean(dim=1)[:, None, None]) * window)  # (C, H, W / 2 + 1)
             for x in (sr[i].float(), hr[i].float())
         )
         product = (result * truth.conj()).sum(dim=0)
         if shift is not None:
             angles = -2 * torch.pi * (shift[i, 0] * fy + shift[i, 1] * fx)  # a shift is a factor of each frequency
             product = product * torch.polar(torch.ones_like(angles), angles)
-        powers = (torch.view_as_real(x).square().sum(dim=(0, -1)) for x in (result, truth))
+        powers = ((x.real.square() + x.imag.square()).sum(dim=0) for x in (result, truth))
         for total, plane in zip(sums[:, i], (product.real, *powers), strict=True):
             total.index_add_(0, ring, (plane * twice).flatten().double())
     frequencies = torch.arange(1, rings + 1, dtype=torch.float64, device=sr.device) / (2 * rings)
