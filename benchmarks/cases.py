@@ -36,7 +36,7 @@ from utils.distributed import World, world
 from utils.metrics.pixel import measure, to_uint8
 
 Precision = Literal["off", "bf16"]
-SamplerName = Literal["ddpm", "ddim", "dpmpp_2m"]
+SamplerName = Literal["ddpm", "ddim"]
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 
 
@@ -167,7 +167,7 @@ def _peak_here(prepared: Path, step: Step, way: Way, threads: int) -> int:
 
 
 CONFIG = "diffsr_hr_ltae.yaml"
-SAMPLER_STEPS = 15  # of every quick sampler: as many as a trained model needed (benchmarks/quality.py)
+SAMPLER_STEPS = 15  # of ddpm: as many as a trained diffusion needed (benchmarks/quality.py)
 _TIMED = 3  # steps of the plain mode
 
 
@@ -215,15 +215,18 @@ def whole_image(bench: BenchmarkRun) -> list[Row]:
         for name, steps in (("one step", 1), ("more steps", 1 + _TIMED))
     }
     bench.world.place(task)
-    wanted: list[tuple[SamplerName, Precision]] = [("ddpm", "bf16"), ("ddpm", "off")]
-    if not bench.quick:
-        wanted += [("ddim", "bf16"), ("dpmpp_2m", "bf16")]
-    for sampler, amp in wanted:
-        diffusion = replace(settings.diffusion, sampler=sampler, sampler_steps=SAMPLER_STEPS)
+    wanted: list[tuple[SamplerName, int, Precision]] = [
+        ("ddpm", SAMPLER_STEPS, "bf16"),
+        ("ddpm", SAMPLER_STEPS, "off"),
+        ("ddim", 4, "bf16"),  # a flow's steps cost what a diffusion's do
+        ("ddim", 1, "bf16"),
+    ]
+    for sampler, steps, amp in wanted:
+        diffusion = replace(settings.diffusion, sampler=sampler, sampler_steps=steps)
         chosen = replace(settings, diffusion=diffusion, training=replace(settings.training, amp=amp))
         sampled = _srdiff(chosen)
         sampled.model = task.model
-        calls[_named(sampler, amp)] = functools.partial(_predict, bench, sampled, batch, chosen)
+        calls[_named(sampler, steps, amp)] = functools.partial(_predict, bench, sampled, batch, chosen)
     times, _ = timed(calls, limits=[], patience=bench.patience)
     step = (times["more steps"].median - times["one step"].median) / _TIMED
     rest = times["one step"].median - step
@@ -234,13 +237,13 @@ def whole_image(bench: BenchmarkRun) -> list[Row]:
     )
     what = f"an image, {data.lr_size} → {data.lr_size * data.scale} pixels"
     rows = [Row(what, f"plain: ddpm, {timesteps} steps, float32", extrapolated, note=note)]
-    for name in [_named(*pair) for pair in wanted]:
+    for name in [_named(*one) for one in wanted]:
         rows.append(Row(what, name, times[name], gain=extrapolated.median / times[name].median))
     return rows
 
 
-def _named(sampler: SamplerName, amp: Precision) -> str:
-    return f"{sampler}, {SAMPLER_STEPS} steps, {'bfloat16' if amp == 'bf16' else 'float32'}"
+def _named(sampler: SamplerName, steps: int, amp: Precision) -> str:
+    return f"{sampler}, {steps} steps, {'bfloat16' if amp == 'bf16' else 'float32'}"
 
 
 def _steps_of_ddpm(task: SRDiffTask, steps: int) -> SRDiffTask:

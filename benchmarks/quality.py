@@ -139,9 +139,9 @@ def markdown(measured: Sequence[Point]) -> str:
     """A row a point; the first one is the reference."""
     full = measured[0]
     names = [name for name in SHOWN if name in full.columns]
-    heads = ["model", "sampler", "steps", "s an image", *(METRICS[name].label for name in names), "PSNR − full (dB)"]
-    heads += ["LPIPS / full"] if "lpips" in names else []
-    heads += ["spread / full", "spread / error", "as good"]
+    heads = ["model", "sampler", "steps", "s an image", *(METRICS[name].label for name in names), "PSNR − first (dB)"]
+    heads += ["LPIPS / first"] if "lpips" in names else []
+    heads += ["spread / first", "spread / error", "as good"]
     lines = [f"| {' | '.join(heads)} |", "|---|---" + "|---:" * (len(heads) - 2) + "|"]
     for point in measured:
         compared = against(point, full)
@@ -154,7 +154,7 @@ def markdown(measured: Sequence[Point]) -> str:
             if name in compared:
                 cells.append("" if point is full else _interval(compared[name], 3))
         cells.append(f"{point.spread_to_error:.2f}")
-        cells.append("(full)" if point is full else "yes" if is_as_good(point, full) else "no")
+        cells.append("(first)" if point is full else "yes" if is_as_good(point, full) else "no")
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
