@@ -121,9 +121,12 @@ def draw_season(days: Days, means: Floats, sizes: NDArray[np.intp], generator: n
 def on_day(ground: Floats, means: Floats, labels: Labels, season: Season, item: int) -> Floats:
     """The ground (3, H, W) on one of the season's days. ``means``: (3, parcels) of the ground."""
     colour, contrast = season.colours[item], season.contrasts[item]
-    scale = (colour * contrast)[:, labels]
-    offset = (colour * means * (1 - contrast))[:, labels]
-    return np.clip(ground * scale + offset, 0.001, None)
+    image = np.empty_like(ground)
+    for band, seen, factor, mean in zip(image, ground, colour, means, strict=True):
+        np.take(factor * contrast, labels, out=band, mode="clip")
+        band *= seen
+        band += np.take(factor * mean * (1 - contrast), labels, mode="clip")
+    return np.clip(image, 0.001, None, out=image)
 
 
 def under_cloud(image: NDArray[np.uint16], generator: np.random.Generator) -> NDArray[np.uint16]:

@@ -135,7 +135,7 @@ def sentinel2(
     image = image * view.gain[:, None, None] + view.haze[:, None, None]
     image += generator.standard_normal(image.shape, dtype=np.float32) * (view.noise[0] + view.noise[1] * image)
     if view.resampling:
-        image = ndimage.shift(image, (0, *moved), order=3, mode="nearest")
+        image = np.stack([ndimage.shift(band, moved, order=3, mode="nearest") for band in image])
     for band, size in zip(image, metres, strict=False):
         if size > 10:
             band[...] = _repeated_means(band, size // 10)
