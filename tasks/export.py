@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from utils.config.settings import Settings
 
 # What only this machine or training needs: a model travels without.
-_LEFT_OUT = ("data_root", "rrdb_ckpt", "init_from", "lpips_weights", "vgg_weights", "aux_percep_loss")
+_LEFT_OUT = ("data_root", "data_weights", "rrdb_ckpt", "init_from", "lpips_weights", "vgg_weights", "aux_percep_loss")
 
 
 def parser() -> Parser:
