@@ -31,16 +31,16 @@ demo: $(VENV)/.installed ## artificial data, three small models, a table, pictur
 demo-full: $(VENV)/.installed ## the same with all sample models, trained longer: docs/results.md
 	$(BIN)/python data_gen/sample.py data/sample
 	$(BIN)/python data_gen/preprocess_data.py data/sample
-	$(TRAINER) --config configs/sample/rrdb.yaml --exp_name demo/rrdb
-	$(TRAINER) --config configs/sample/srdiff_rrdb.yaml --exp_name demo/srdiff_rrdb --hparams "rrdb_ckpt=checkpoints/demo/rrdb"
-	$(TRAINER) --config configs/sample/hr_ltae.yaml --exp_name demo/hr_ltae
-	$(TRAINER) --config configs/sample/srdiff_hr_ltae.yaml --exp_name demo/srdiff_hr_ltae --hparams "rrdb_ckpt=checkpoints/demo/hr_ltae"
-	$(TRAINER) --config configs/sample/bicubic.yaml --exp_name demo/bicubic $(INFER)
-	$(TRAINER) --config configs/sample/rrdb.yaml --exp_name demo/rrdb $(INFER)
-	$(TRAINER) --config configs/sample/srdiff_rrdb.yaml --exp_name demo/srdiff_rrdb $(INFER)
-	$(TRAINER) --config configs/sample/hr_ltae.yaml --exp_name demo/hr_ltae $(INFER)
-	$(TRAINER) --config configs/sample/srdiff_hr_ltae.yaml --exp_name demo/srdiff_hr_ltae $(INFER)
-	$(BIN)/python tasks/compare.py --patches 3 --output checkpoints/demo/comparison checkpoints/demo/bicubic checkpoints/demo/rrdb checkpoints/demo/srdiff_rrdb checkpoints/demo/hr_ltae checkpoints/demo/srdiff_hr_ltae
+	$(TRAINER) --config configs/sample/rrdb.yaml --exp_name demo-full/rrdb
+	$(TRAINER) --config configs/sample/srdiff_rrdb.yaml --exp_name demo-full/srdiff_rrdb --hparams "rrdb_ckpt=checkpoints/demo-full/rrdb"
+	$(TRAINER) --config configs/sample/hr_ltae.yaml --exp_name demo-full/hr_ltae
+	$(TRAINER) --config configs/sample/srdiff_hr_ltae.yaml --exp_name demo-full/srdiff_hr_ltae --hparams "rrdb_ckpt=checkpoints/demo-full/hr_ltae"
+	$(TRAINER) --config configs/sample/bicubic.yaml --exp_name demo-full/bicubic $(INFER)
+	$(TRAINER) --config configs/sample/rrdb.yaml --exp_name demo-full/rrdb $(INFER)
+	$(TRAINER) --config configs/sample/srdiff_rrdb.yaml --exp_name demo-full/srdiff_rrdb $(INFER)
+	$(TRAINER) --config configs/sample/hr_ltae.yaml --exp_name demo-full/hr_ltae $(INFER)
+	$(TRAINER) --config configs/sample/srdiff_hr_ltae.yaml --exp_name demo-full/srdiff_hr_ltae $(INFER)
+	$(BIN)/python tasks/compare.py --patches 3 --output checkpoints/demo-full/comparison checkpoints/demo-full/bicubic checkpoints/demo-full/rrdb checkpoints/demo-full/srdiff_rrdb checkpoints/demo-full/hr_ltae checkpoints/demo-full/srdiff_hr_ltae
 
 # Each worker of pytest takes whole files, so that what a file prepares is prepared once.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile
@@ -63,4 +63,4 @@ bench: $(VENV)/.installed-dev ## time everything on this machine
 	$(BIN)/python benchmarks/run.py
 
 clean: ## remove the environment and the demo's results
-	rm -rf $(VENV) data/sample data/demo checkpoints/demo
+	rm -rf $(VENV) data/sample checkpoints/demo checkpoints/demo-full

@@ -15,7 +15,7 @@ from utils.cli import Parser, run
 from utils.errors import UserError
 
 ROOT = Path("checkpoints/demo")
-DATA = Path("data/demo")
+DATA = Path("data/sample")
 TRAINED = {
     "rrdb": ("RRDB, on one image", 220),
     "hr_ltae": ("HighRes-net + L-TAE, on a series", 220),
@@ -35,7 +35,7 @@ class Stage(NamedTuple):
 def stages(lpips: str) -> list[Stage]:
     """All commands in order. ``lpips``: a file with the weights of LPIPS; empty: it is left out."""
     trainer = ["tasks/trainer.py", "--config"]
-    sample = ["data_gen/sample.py", str(DATA), "--train", "40", "--val", "2", "--test", "8"]
+    sample = ["data_gen/sample.py", str(DATA)]
     found = [
         Stage("sample data", 0, 6, sample),
         Stage("preparing it", 0, 5, ["data_gen/preprocess_data.py", str(DATA)]),
