@@ -158,6 +158,16 @@ def run(script: str, *arguments: object, cwd: Path, **options: Any) -> Finished:
     return Process(script, *arguments, cwd=cwd, **options).wait()
 
 
+def meeting(size: int) -> tuple[torch.distributed.TCPStore, list[dict[str, str]]]:
+    """Where some processes meet, to be kept while they run, and the environment that torchrun gives each."""
+    place = torch.distributed.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    shared = {
+        **{"WORLD_SIZE": str(size), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(place.port)},
+        "TORCHELASTIC_USE_AGENT_STORE": "True",
+    }
+    return place, [{**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(size)]
+
+
 class Experiments:
     """Trainings of small models on one tiny data set, in a folder of the test's."""
 
@@ -185,17 +195,11 @@ class Experiments:
         self, size: int, name: str, config: str = "rrdb", *, of_rank: Mapping[int, dict] | None = None, **options: Any
     ) -> list[Process]:
         """Processes that work together, with the environment that torchrun gives them; ``of_rank``: one's own keys."""
-        self.meeting_place = torch.distributed.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
-        meeting = {
-            **{"WORLD_SIZE": str(size), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(self.meeting_place.port)},
-            "TORCHELASTIC_USE_AGENT_STORE": "True",
-        }
-        runs = []
-        for rank in range(size):
-            environment = {**meeting, "RANK": str(rank), "LOCAL_RANK": str(rank)}
-            own = (of_rank or {}).get(rank, {})
-            runs.append(self.start(name, config, environment=environment, **{**options, **own}))
-        return runs
+        self.meeting_place, environments = meeting(size)
+        return [
+            self.start(name, config, environment=environment, **{**options, **(of_rank or {}).get(rank, {})})
+            for rank, environment in enumerate(environments)
+        ]
 
     def train_together(self, size: int, name: str, config: str = "rrdb", **options: Any) -> list[Finished]:
         return [run.wait() for run in self.start_together(size, name, config, **options)]

@@ -373,7 +373,7 @@ def test_terminated(tmp_path: Path) -> None:
     """SIGTERM ends it with one line and 143; nothing half-written stays, and the same command goes on."""
     rng = np.random.default_rng(0)
     rows = [write_patch(tmp_path, str(i), rng=rng, hr_size=80, offsets=range(1, 9)) for i in range(3)]
-    frame = pd.DataFrame([{"split": "train", **rows[i % 3]} for i in range(600)])
+    frame = pd.DataFrame([{"split": "train", **rows[i % 3]} for i in range(250)])
     frame.to_pickle(tmp_path / "dataset_train.pkl")
     process = subprocess.Popen(
         [sys.executable, str(ROOT / SCRIPT), str(tmp_path)],

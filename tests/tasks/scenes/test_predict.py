@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -35,6 +35,7 @@ from tasks.scenes.predict import predict_from_options
 from tasks.scenes.scene import SOFT
 from tests.golden import ROOT
 from tests.scenes import TRANSFORM, Network, Sampler, ground, predict, write_safe, write_series, write_tif
+from tests.trainings import Process, meeting
 from utils.cli import Parser
 from utils.distributed import World
 from utils.errors import ConfigError, DataError, UserError
@@ -384,6 +385,12 @@ print(network.passes)
 """
 
 
+def started(script: str, *arguments: object, cwd: Path, environment: Mapping[str, str] | None = None) -> Process:
+    path = cwd / f"{hash(script)}.py"
+    path.write_text(script)
+    return Process(str(path), *arguments, cwd=cwd, environment=environment)
+
+
 def python(script: str, *arguments: object) -> list[str]:
     return [sys.executable, "-c", script, *map(str, arguments)]
 
@@ -397,21 +404,17 @@ def test_killed_and_run_again_the_file_is_identical(clouded: Path, tmp_path: Pat
     straight, stopped = tmp_path / "straight" / "out.tif", tmp_path / "stopped" / "out.tif"
     for path in (straight, stopped):
         path.parent.mkdir()
-    done = subprocess.run(
-        python(SLOW, clouded, straight, 0), env=environment(), capture_output=True, text=True, check=True
-    )
+    done = started(SLOW, clouded, straight, 0, cwd=tmp_path).wait().succeeded()
     journal = stopped.parent / ".out.tif.tiles" / "journal.txt"
-    process = subprocess.Popen(python(SLOW, clouded, stopped, 0.05), env=environment())
+    process = started(SLOW, clouded, stopped, 0.05, cwd=tmp_path)
     deadline = time.monotonic() + 60
     while not journal.exists() or journal.read_bytes().count(b"\n") < 4:
         assert time.monotonic() < deadline
         time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
+    process.send(signal.SIGKILL)
     process.wait()
     assert not stopped.exists()
-    again = subprocess.run(
-        python(SLOW, clouded, stopped, 0), env=environment(), capture_output=True, text=True, check=True
-    )
+    again = started(SLOW, clouded, stopped, 0, cwd=tmp_path).wait().succeeded()
     assert 0 < int(again.stdout) < int(done.stdout)
     for name in ("out.tif", "out_flags.tif", "out_preview.png"):
         assert (straight.parent / name).read_bytes() == (stopped.parent / name).read_bytes()
@@ -461,7 +464,7 @@ from utils.distributed import world
 with world("cpu") as here:
     network, found = Network(), find_acquisitions([Path(sys.argv[1])])
     predict_scene(network, found, Request(output=Path(sys.argv[2]), tile=40), world=here, tags={})
-    print("rank", here.rank, "passes", network.passes, flush=True)
+    print(network.passes)
 """
 
 
@@ -469,15 +472,13 @@ with world("cpu") as here:
 def test_processes_share_the_tiles(clouded: Path, tmp_path: Path) -> None:
     for name in ("one", "two"):
         (tmp_path / name).mkdir()
-    script = tmp_path / "script.py"
-    script.write_text(SHARDED)
-    one = [sys.executable, str(script), str(clouded), str(tmp_path / "one" / "out.tif")]
-    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "29731"]
-    two = [*launch, str(script), str(clouded), str(tmp_path / "two" / "out.tif")]
-    done = [subprocess.run(c, env=environment(), capture_output=True, text=True, check=True).stdout for c in (one, two)]
-    passes = [sorted(int(line.split()[-1]) for line in text.splitlines()) for text in done]
-    assert sum(passes[1]) == sum(passes[0])
-    assert passes[1][0] > 0.3 * passes[0][0]
+    alone = started(SHARDED, clouded, tmp_path / "one" / "out.tif", cwd=tmp_path).wait().succeeded()
+    place, environments = meeting(2)
+    both = [started(SHARDED, clouded, tmp_path / "two" / "out.tif", cwd=tmp_path, environment=e) for e in environments]
+    passes = [int(process.wait().succeeded().stdout) for process in both]
+    del place
+    assert sum(passes) == int(alone.stdout)
+    assert min(passes) > 0.3 * int(alone.stdout)
     for name in ("out.tif", "out_flags.tif"):
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
 
