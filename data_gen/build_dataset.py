@@ -82,14 +82,15 @@ def _main(options: argparse.Namespace) -> None:
     quiet()
     masks = None if options.mask in ("auto", "none") else Path(options.mask)
     reduced = options.mtf is not None
+    inputs, finer = _paths(options.lr, "--lr"), _paths(options.hr, "--hr") if options.hr else []
     views = _dated(find_acquisitions(
-        _paths(options.lr, "--lr"), bands=wanted.bands, days=options.lr_dates, numbers=options.lr_bands,
+        inputs, bands=wanted.bands, days=options.lr_dates, numbers=options.lr_bands,
         scale=options.lr_unit, masks=masks,
     ), "--lr_dates")  # fmt: skip
     truths = views
-    if options.hr:
+    if finer:
         truths = _dated(find_acquisitions(
-            _paths(options.hr, "--hr"), bands=wanted.bands, days=options.hr_dates, numbers=options.hr_bands,
+            finer, bands=wanted.bands, days=options.hr_dates, numbers=options.hr_bands,
             scale=options.lr_unit if reduced else 1.0,
         ), "--hr_dates")  # fmt: skip
     try:
