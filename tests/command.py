@@ -5,7 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.golden import ROOT
+from tests.golden.large import ROOT
 from tests.trainings import Finished, Process
 
 

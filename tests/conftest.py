@@ -7,7 +7,7 @@ import torch
 from hypothesis import settings
 
 from tests.data import write_prepared
-from tests.golden import FOLDER, SHARED, Golden
+from tests.golden.large import FOLDER, SHARED, Golden
 from tests.soak import SOAK
 from tests.trainings import Experiments
 from utils.metrics.lpips import LPIPS

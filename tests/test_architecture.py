@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.golden import ROOT
+from tests.golden.large import ROOT
 
 PACKAGES = {
     "models": set[str](),

@@ -21,7 +21,7 @@ from typing import Any
 
 import torch
 
-from tests.golden import ROOT
+from tests.golden.large import ROOT
 from utils.checkpoint import file_name
 
 _CONTEXT = multiprocessing.get_context("forkserver")

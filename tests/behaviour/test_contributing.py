@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.golden import ROOT
+from tests.golden.large import ROOT
 
 DOCUMENT = (ROOT / "CONTRIBUTING.md").read_text()
 SECTIONS = {part.splitlines()[0]: part for part in DOCUMENT.split("\n## ") if "```" in part}

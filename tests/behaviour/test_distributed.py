@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.golden import ROOT
+from tests.golden.large import ROOT
 from tests.trainings import CONFIGS, Experiments, free_port, same
 from utils.checkpoint import checkpoints
 

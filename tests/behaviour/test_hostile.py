@@ -36,7 +36,7 @@ from tasks.evaluation.evaluate import PictureSaver
 from tasks.experiment import open_experiment
 from tasks.training.state import TrainState
 from tests.data import prepare_with, write_raster, write_raw
-from tests.golden import ROOT
+from tests.golden.large import ROOT
 from tests.pickles import Call, Name, dumps
 from tests.scenes import ground, write_band_files, write_item, write_safe, zipped
 from tests.soak import examples

@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 
 from tests.data import write_raw
-from tests.golden import ROOT
+from tests.golden.large import ROOT
 from tests.scenes import write_series
 from tests.trainings import Finished, run
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.data import write_raw
-from tests.golden import ROOT
+from tests.golden.large import ROOT
 from tests.trainings import Process
 from utils.config.parse import read_file
 

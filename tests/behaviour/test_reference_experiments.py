@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.command import succeed
-from tests.golden import Golden, names
+from tests.golden.large import Golden, names
 from utils.checkpoint import read_training
 
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from data_gen.dataset import PatchReader, TableRow, acquisitions_of, read_rows
 from data_gen.rasters import Unusable, inside, to_int16
 from tests.data import NOON, RawBreizhSR, write_raster, write_raw
-from tests.golden import Golden, names
+from tests.golden.large import Golden, names
 from tests.soak import examples
 from utils.errors import DataError
 from utils.store import Geometry

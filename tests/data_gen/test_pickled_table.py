@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from data_gen.pickled_table import read_pickled_table
-from tests.golden import Golden
+from tests.golden.large import Golden
 from tests.pickles import Call, Name, absurd_sizes, dumps
 from tests.soak import examples
 from utils.errors import DataError

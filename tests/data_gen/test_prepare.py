@@ -19,7 +19,7 @@ from data_gen import prepare as preparing
 from data_gen.shards import percentile
 from tests.command import succeed
 from tests.data import RawBreizhSR, prepare_with, write_patch, write_raster, write_raw
-from tests.golden import ROOT, Golden, names
+from tests.golden.large import ROOT, Golden, names
 from utils.dataloader import BreizhSRDataset
 from utils.errors import DataError
 from utils.radiometry import PUBLISHED_MAXIMA

@@ -15,7 +15,7 @@ from models.rrdb import RRDBNet
 from models.schedule import Schedule
 from models.series import Backbone, Series
 from models.unet import UNet
-from tests.golden import Golden, names
+from tests.golden.large import Golden, names
 
 State = dict[str, Tensor]
 

@@ -11,7 +11,7 @@ from models.samplers import Noise, ddim, ddpm, dpmpp_2m
 from models.schedule import Schedule, StraightFlow, time_grid
 from models.series import Series
 from models.unet import UNet
-from tests.golden import Golden, names
+from tests.golden.large import Golden, names
 from tests.models.nets import BACKBONES, make_series, random_series, small_backbone, small_srdiff, srdiff_from
 from tests.models.test_losses import vgg_state
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from models.highresnet import Decoder, DecoderKind, HighResNet, RecursiveFusion, median_view
-from tests.golden import Golden, names
+from tests.golden.large import Golden, names
 from tests.models.nets import acquired, highresnet_from, make_series, random_series
 
 CLOSE: dict[str, Any] = {"rtol": 1e-4, "atol": 2e-5}

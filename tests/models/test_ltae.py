@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from models.ltae import LTAE2d, LTAEOptions
-from tests.golden import Golden
+from tests.golden.large import Golden
 from tests.models.nets import State, load, ltae_options, plain, sharp
 
 

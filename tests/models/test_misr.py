@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from models.misr import HighResLTAE, RRDBHighResNet
-from tests.golden import Golden, names
+from tests.golden.large import Golden, names
 from tests.models.nets import (
     acquired,
     double,

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from models.rrdb import OutputClamp, RRDBNet, clamp_to_unit
-from tests.golden import Golden, names
+from tests.golden.large import Golden, names
 from tests.models.nets import make_series, random_series, rrdb_from
 
 CLOSE: dict[str, Any] = {"rtol": 1e-4, "atol": 2e-5}

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from models.schedule import Schedule
-from tests.golden import Golden, names
+from tests.golden.large import Golden, names
 from tests.models.nets import schedule_from
 
 CLOSE: dict[str, Any] = {"rtol": 1e-5, "atol": 1e-6}

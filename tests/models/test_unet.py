@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from models.unet import UNet, WeightNormConv2d
-from tests.golden import Golden, names
+from tests.golden.large import Golden, names
 from tests.models.nets import channels_last, unet_from
 
 

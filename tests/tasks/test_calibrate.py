@@ -10,7 +10,7 @@ import rasterio
 import torch
 
 from tests.data import write_raw
-from tests.golden import ROOT
+from tests.golden.large import ROOT
 from tests.scenes import write_series
 from tests.trainings import Finished, run
 from utils.checkpoint import open_saved

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from tests.command import run, succeed
-from tests.golden import Golden
+from tests.golden.large import Golden
 from tests.utils.report.comparison_data import experiment, table
 
 

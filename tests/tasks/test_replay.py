@@ -11,7 +11,7 @@ from tasks.base import RandomKey, Task, series_of
 from tasks.build import build_task
 from tasks.srdiff import SRDiffTask
 from tasks.training.optim import adam, learning_rate
-from tests.golden import Golden, names
+from tests.golden.large import Golden, names
 from utils.checkpoint import load_optimizer, load_weights, read_training
 from utils.config.parse import read_file, settings_from, translate
 from utils.dataloader import Batch

@@ -13,7 +13,7 @@ import torch
 from tasks.build import build_task
 from tasks.dates import error_table, errors
 from tasks.super_resolver import SuperResolver
-from tests.golden import ROOT
+from tests.golden.large import ROOT
 from utils.config.parse import settings_from
 from utils.distributed import World
 from utils.errors import ConfigError

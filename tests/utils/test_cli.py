@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.golden import ROOT
+from tests.golden.large import ROOT
 from utils.cli import Parser, run
 from utils.errors import DataError
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.golden import FOLDER, ROOT, Golden
+from tests.golden.large import FOLDER, ROOT, Golden
 from tests.soak import examples
 from utils.config.parse import (
     WITHOUT_EFFECT,

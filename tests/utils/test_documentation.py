@@ -10,7 +10,7 @@ import types
 import typing
 from pathlib import Path
 
-from tests.golden import ROOT
+from tests.golden.large import ROOT
 from utils.cli import VERSION
 from utils.config.settings import ARCHITECTURE, KEYS, SECTIONS
 

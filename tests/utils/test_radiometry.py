@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from skimage.exposure import match_histograms
 from torch import Tensor
 
-from tests.golden import Golden
+from tests.golden.large import Golden
 from utils.radiometry import (
     MATCHINGS,
     PUBLISHED_MAXIMA,

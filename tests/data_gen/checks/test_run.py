@@ -20,7 +20,7 @@ from data_gen.checks.run import check_data_set
 from data_gen.synthetic.dataset import SampleSet, write_sample_set
 from tests.command import run
 from tests.data import landscape, prepare_with, write_raster, write_raw
-from tests.golden import Golden
+from tests.golden.large import Golden
 from utils.errors import DataError
 from utils.store import MANIFEST, checksum, read_manifest
 

@@ -27,7 +27,7 @@ from data_gen.pickled_table import read_pickled_table
 from data_gen.synthetic.sensors import AREA_MTF
 from tests.command import run, succeed
 from tests.data import prepare_with
-from tests.golden import ROOT
+from tests.golden.large import ROOT
 from utils.dataloader import BreizhSRDataset
 from utils.errors import ConfigError, DataError
 from utils.geo.acquisitions import find_acquisitions

@@ -12,7 +12,7 @@ import torch
 
 from tasks.scenes.options import add_arguments
 from tasks.scenes.predict import predict_from_options
-from tests.golden import ROOT
+from tests.golden.large import ROOT
 from tests.scenes import Network, Sampler, ground, write_band_files, write_item, write_safe, write_series, zipped
 from utils.cli import Parser
 from utils.distributed import World

@@ -33,7 +33,7 @@ from tasks.receptive_field import receptive_radius
 from tasks.scenes.options import add_arguments
 from tasks.scenes.predict import predict_from_options
 from tasks.scenes.scene import SOFT
-from tests.golden import ROOT
+from tests.golden.large import ROOT
 from tests.scenes import TRANSFORM, Network, Sampler, ground, predict, write_safe, write_series, write_tif
 from tests.trainings import Process, meeting
 from utils.cli import Parser

@@ -14,7 +14,7 @@ from tasks.build import build_task
 from tasks.trainer import main, parser
 from tasks.training.optim import learning_rate
 from tasks.training.state import TrainState
-from tests.golden import ROOT
+from tests.golden.large import ROOT
 from tests.tasks.training.test_state import settings_of, train_state, trained
 from tests.trainings import Experiments, same
 from utils.checkpoint import file_name, write

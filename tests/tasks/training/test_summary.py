@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.golden import ROOT
+from tests.golden.large import ROOT
 from tests.trainings import Experiments, run
 from utils.checkpoint import file_name
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.golden import Golden
+from tests.golden.large import Golden
 from utils.errors import CheckpointError
 from utils.metrics import lpips
 from utils.metrics.lpips import LPIPS, load_lpips

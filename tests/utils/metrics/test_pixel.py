@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 from torch import Tensor
 
-from tests.golden import Golden
+from tests.golden.large import Golden
 from utils.errors import DataError
 from utils.metrics.pixel import (
     by_band,
