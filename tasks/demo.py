@@ -43,7 +43,7 @@ def stages(lpips: str) -> list[Stage]:
     for name, (title, steps) in TRAINED.items():
         keys = f"data_root={DATA},max_updates={steps},lr=0.001,decay_steps={steps // 4}"
         if name.startswith("flow"):
-            # So young a flow makes noise of noise; from the backbone's image it adds detail in two steps.
+            # A flow trained so briefly leaves noise. From the backbone's image it adds detail in two steps.
             keys += f",rrdb_ckpt={ROOT / 'hr_ltae'},sample_from=backbone,sample_start=20,sampler_steps=2"
         found.append(
             Stage(
