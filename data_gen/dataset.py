@@ -4,6 +4,8 @@ One row of a table is a patch: a SPOT-6/7 image and Sentinel-2 acquisitions of t
 be used is never a crash: an acquisition is dropped together with its date, a patch is skipped, and both say why.
 """
 
+import contextlib
+import itertools
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -13,19 +15,32 @@ from typing import Any, NamedTuple
 import numpy as np
 import rasterio
 import torch
-from rasterio.errors import NotGeoreferencedWarning
+from numpy.typing import NDArray
+from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from torch import Tensor
 
 from data_gen.pickled_table import read_pickled_table
-from data_gen.rasters import GDAL_OPTIONS, Unusable, inside, opened, pixels_of, to_int16
 from utils.errors import DataError
 from utils.geo.bands import RGB, described_bands
 from utils.store import SCALES, SPLIT_NAME, Geometry, Key
 
 _CROP = 8  # sides are cropped to multiples of this, in high resolution
+_LARGEST_SIDE = 1 << 12  # pixels
 _COLUMNS = ("split", "spot6_image", "sen2_acquisitions", "dates_spot6", "dates_sen2")
+_TABLES = {"dataset_train.pkl": -2, "dataset_test.pkl": -1}  # these come first
 _DAY = np.timedelta64(1, "D")
 _INT16 = np.iinfo(np.int16)
+
+
+class Unusable(Exception):
+    """Why a patch or an acquisition can't be used."""
+
+
+class Missing(Unusable):
+    """There is no file."""
+
+
+# Tables
 
 
 class TableRow(NamedTuple):
@@ -49,43 +64,14 @@ class RawAcquisition(NamedTuple):
     offset: int  # its date − the truth's, whole days, rounded down
 
 
-class RawView(NamedTuple):
-    """A Sentinel-2 patch that was read."""
-
-    lr: Tensor  # (3, h, w) int16, reflectance × 10000
-    offset: int
-    clipped: int  # pixels that didn't fit 16 bits
-
-
-@dataclass
-class RawPatch:
-    """A row whose rasters were read and cropped."""
-
-    key: Key
-    hr: Tensor  # (3, H, W) uint8
-    views: list[RawView]  # at most `length`, in dict order
-    single: RawView  # the acquisition with the smallest key: the single-image input
-    columns: dict[str, Any]
-    dropped: list[tuple[str, str]] = field(default_factory=list)  # acquisitions that were not usable: path, reason
-
-    def nearest(self) -> int:
-        """Which view is nearest in time; ties: the first."""
-        return min(range(len(self.views)), key=lambda i: abs(self.views[i].offset))
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# Tables
-
-
 def table_paths(root: Path) -> list[Path]:
     """The tables of a raw root: dataset_train.pkl, dataset_test.pkl, then any other dataset_<name>.pkl."""
     if not root.is_dir():
         raise DataError(f"data folder {root} doesn't exist")
-    first = ("dataset_train.pkl", "dataset_test.pkl")
-    found = {path.name: path for path in root.glob("dataset_*.pkl")}
+    found = sorted(root.glob("dataset_*.pkl"), key=lambda path: (_TABLES.get(path.name, 0), path.name))
     if not found:
         raise DataError(f"{root} holds no dataset_train.pkl or dataset_test.pkl: not a raw data set")
-    return [found[name] for name in first if name in found] + [found[n] for n in sorted(found) if n not in first]
+    return found
 
 
 def read_rows(paths: Sequence[Path]) -> dict[str, list[TableRow]]:
@@ -124,7 +110,7 @@ def acquisitions_of(row: TableRow) -> list[RawAcquisition]:
         raise Unusable("no acquisition")
     if len(row.acquisitions) != len(row.dates):
         raise Unusable(f"{len(row.acquisitions)} acquisitions but {len(row.dates)} dates")
-    if not _is_date(row.date) or not all(_is_date(date) for date in row.dates):
+    if not all(isinstance(date, np.datetime64) and not np.isnat(date) for date in (row.date, *row.dates)):
         raise Unusable("a date is missing")
     found = []
     for position, ((key, path), date) in enumerate(zip(row.acquisitions.items(), row.dates, strict=True)):
@@ -138,92 +124,169 @@ def acquisitions_of(row: TableRow) -> list[RawAcquisition]:
     return found
 
 
-def _is_date(x: Any) -> bool:
-    return isinstance(x, np.datetime64) and not np.isnat(x)
-
-
-# ---------------------------------------------------------------------------------------------------------------------
 # Rasters
 
 
-class PatchReader:
-    """Reads the rasters of rows, each once, cropped to one geometry.
+@contextlib.contextmanager
+def patch_rasters() -> Iterator[None]:
+    """How GDAL reads many small files: each is one open, without listing folders, sidecar files and threads."""
+    settings = {"GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR", "GDAL_PAM_ENABLED": "NO", "GDAL_NUM_THREADS": "1"}
+    with rasterio.Env(**settings), warnings.catch_warnings():
+        warnings.simplefilter("ignore", NotGeoreferencedWarning)
+        yield
 
-    ``select``: which acquisitions make the series: the `geometry.length` nearest in time, or the first in dict order.
+
+def inside(root: Path, relative: str) -> Path:
+    """The path of a file that a table names. Raises Unusable, or DataError where it leads out of ``root``."""
+    try:
+        path = (root / relative).resolve()
+    except (OSError, ValueError, RuntimeError):  # a loop of links, a zero byte, a name too long
+        raise Unusable(f"no file can have the path {relative[:80]!r}") from None
+    if not path.is_relative_to(root.resolve()):
+        raise DataError(f"the table names {relative[:200]!r}, which leads out of {root}; put the data inside it")
+    return path
+
+
+@contextlib.contextmanager
+def opened(path: Path, bands: Sequence[str] = (), *, georeferenced: bool = False) -> Iterator[rasterio.DatasetReader]:
+    """A GeoTIFF that has the bands; what goes wrong, also while it is read, raises Unusable.
+
+    Without its georeference by default: that takes four times as long to read as the pixels and is seldom needed.
     """
+    where = {} if georeferenced else {"GEOREF_SOURCES": "NONE"}
+    try:
+        if not path.is_file():
+            raise Missing("missing file")
+        with rasterio.open(path, driver="GTiff", sharing=False, **where) as source:
+            if bands:
+                _band_numbers(source, bands)
+            if max(source.shape) > _LARGEST_SIDE:
+                raise Unusable("larger than any patch")
+            yield source
+    except (RasterioError, OSError, ValueError, MemoryError) as error:
+        raise Unusable(f"unreadable raster ({' '.join(str(error.__cause__ or error).split())[:200]})") from error
 
-    def __init__(self, root: Path, *, geometry: Geometry, select: str = "nearest") -> None:
-        if select not in ("nearest", "first"):
-            raise ValueError(f"select is {select!r}, not nearest or first")
-        self._root = root.resolve()
-        self._geometry = geometry
-        self._select = select
 
+def _band_numbers(source: rasterio.DatasetReader, bands: Sequence[str]) -> list[int]:
+    """Which bands of a file, from 1, are those: by their descriptions, else all in order. Raises Unusable."""
+    named = described_bands(source.descriptions)
+    if named is not None and set(bands) <= set(named):
+        return [named.index(band) + 1 for band in bands]
+    if named is not None or source.count != len(bands):
+        found = f"{source.count} bands" + (f" ({', '.join(named)})" if named else "")
+        raise Unusable(f"{found}, {len(bands)} are expected ({', '.join(bands)})")
+    return list(range(1, source.count + 1))
+
+
+def pixels_of(source: rasterio.DatasetReader, bands: Sequence[str]) -> NDArray[Any]:
+    """The bands of a raster that is `opened`, (C, h, w)."""
+    pixels = source.read(_band_numbers(source, bands))
+    if pixels.dtype.kind not in "uif":
+        raise Unusable(f"its pixels are {pixels.dtype}, not numbers")
+    return pixels
+
+
+def to_int16(pixels: NDArray[Any], *, nodata: float | None) -> tuple[NDArray[np.int16], int]:
+    """Reflectance × 10000 of any numeric type as int16, and how many didn't fit.
+
+    Nodata and what is not finite become 0; fractions are rounded. Raises Unusable where nothing else is there.
+    """
+    missing = ~np.isfinite(pixels)
+    if nodata is not None:
+        missing |= pixels == nodata
+    numbers = np.rint(np.where(missing, 0, pixels).astype(np.float64))
+    if not numbers.any():
+        raise Unusable("nothing but nodata")
+    fitting = numbers.clip(_INT16.min, _INT16.max)
+    return fitting.astype(np.int16), int((fitting != numbers).sum())
+
+
+# Patches
+
+
+class RawView(NamedTuple):
+    """A Sentinel-2 patch that was read."""
+
+    lr: Tensor  # (C, h, w) int16, reflectance × 10000
+    offset: int
+    clipped: int  # pixels that didn't fit 16 bits
+
+
+@dataclass
+class RawPatch:
+    """A row whose rasters were read and cropped."""
+
+    key: Key
+    hr: Tensor  # (C, H, W) uint8
+    views: list[RawView]  # at most `length`, in dict order
+    single: RawView  # the acquisition with the smallest key: the single-image input
+    columns: dict[str, Any]
+    dropped: list[tuple[str, str]] = field(default_factory=list)  # acquisitions that were not usable: path, reason
+
+    def nearest(self) -> int:
+        """Which view is nearest in time; ties: the first."""
+        return min(range(len(self.views)), key=lambda i: abs(self.views[i].offset))
+
+
+@dataclass(frozen=True)
+class PatchReader:
+    """Reads the rasters of rows, each once, cropped to one geometry."""
+
+    root: Path
+    geometry: Geometry
+    select: str = "nearest"  # what makes the series: the `geometry.length` nearest in time, or the first in dict order
+
+    @patch_rasters()
     def read(self, row: TableRow) -> RawPatch:
         """The patch of a row. Raises Unusable with the reason, DataError where a path leads out of the root."""
         acquisitions = acquisitions_of(row)
-        with rasterio.Env(**GDAL_OPTIONS), warnings.catch_warnings():
-            warnings.simplefilter("ignore", NotGeoreferencedWarning)
-            hr = self._hr(row.hr)
-            views: dict[int, RawView | None] = {}
-            dropped: list[tuple[str, str]] = []
+        hr = self._hr(row.hr)
+        views: dict[int, RawView] = {}
+        dropped: dict[int, tuple[str, str]] = {}
 
-            def view(acquisition: RawAcquisition) -> RawView | None:
-                if acquisition.position not in views:
-                    try:
-                        views[acquisition.position] = self._view(acquisition)
-                    except Unusable as reason:
-                        dropped.append((acquisition.path, str(reason)))
-                        views[acquisition.position] = None
-                return views[acquisition.position]
+        def is_usable(acquisition: RawAcquisition) -> bool:
+            position = acquisition.position
+            if position not in views and position not in dropped:
+                try:
+                    views[position] = self._view(acquisition)
+                except Unusable as reason:
+                    dropped[position] = (acquisition.path, str(reason))
+            return position in views
 
-            chosen = self._series(acquisitions, view)
-            if not chosen:
-                raise Unusable(f"no acquisition can be used; the first: {dropped[0][0]}: {dropped[0][1]}")
-            single = next(filter(None, map(view, sorted(acquisitions, key=lambda a: a.distance))))
-        return RawPatch(row.key, hr, chosen, single, row.columns, dropped)
-
-    def _series(self, acquisitions: list[RawAcquisition], view: Any) -> list[RawView]:
-        """The usable acquisitions that make the series, in dict order."""
-        order = acquisitions
-        if self._select == "nearest":
-            order = sorted(acquisitions, key=lambda a: abs(a.offset))  # stable: ties keep the dict's order
-        chosen: dict[int, RawView] = {}
-        for acquisition in order:
-            if len(chosen) == self._geometry.length:
-                break
-            if (found := view(acquisition)) is not None:
-                chosen[acquisition.position] = found
-        return [chosen[position] for position in sorted(chosen)]
+        order = sorted(acquisitions, key=lambda a: abs(a.offset)) if self.select == "nearest" else acquisitions
+        series = sorted(a.position for a in itertools.islice(filter(is_usable, order), self.geometry.length))
+        if not series:
+            raise Unusable("no acquisition can be used; the first: " + ": ".join(next(iter(dropped.values()))))
+        single = next(filter(is_usable, sorted(acquisitions, key=lambda a: a.distance)))
+        chosen = [views[position] for position in series]
+        return RawPatch(row.key, hr, chosen, views[single.position], row.columns, list(dropped.values()))
 
     def _hr(self, path: str) -> Tensor:
-        bands = self._geometry.bands
-        with opened(inside(self._root, path), bands) as source:
-            height, width = cropped(source.height, _CROP), cropped(source.width, _CROP)
-            if height != width:
+        size, bands = self.geometry.hr_size, self.geometry.bands
+        with opened(inside(self.root, path), bands) as source:
+            sides = [cropped(side, _CROP) for side in source.shape]
+            if sides[0] != sides[1]:
                 raise Unusable(f"not square: {source.height}×{source.width}")
-            if height != self._geometry.hr_size:
-                raise Unusable(f"is {source.height}×{source.width}, the first patch {self._geometry.hr_size} (cropped)")
+            if sides[0] != size:
+                raise Unusable(f"is {source.height}×{source.width}, the first patch {size} (cropped)")
             if source.dtypes[0] != "uint8":
                 raise Unusable(f"is {source.dtypes[0]}, 8-bit levels are expected")
             pixels, nodata = pixels_of(source, bands), source.nodata
-        if (pixels == (0 if nodata is None else nodata)).all():
+        if (pixels == (nodata or 0)).all():
             raise Unusable("nothing but nodata")
-        return torch.from_numpy(np.ascontiguousarray(pixels[:, :height, :width]))
+        return torch.from_numpy(np.ascontiguousarray(pixels[:, :size, :size]))
 
     def _view(self, acquisition: RawAcquisition) -> RawView:
         if not _INT16.min <= acquisition.offset <= _INT16.max:
             raise Unusable(f"its date is {acquisition.offset} days away")
-        size, bands = self._geometry.lr_size, self._geometry.bands
-        with opened(inside(self._root, acquisition.path), bands) as source:
+        size, bands = self.geometry.lr_size, self.geometry.bands
+        with opened(inside(self.root, acquisition.path), bands) as source:
             if source.height != source.width:
                 raise Unusable(f"not square: {source.height}×{source.width}")
-            if cropped(source.height, _CROP // self._geometry.scale) != size:
+            if cropped(source.height, _CROP // self.geometry.scale) != size:
                 raise Unusable(f"is {source.height}×{source.width}, the data set {size} once cropped")
             pixels, nodata = pixels_of(source, bands), source.nodata
-        lr, clipped, empty = to_int16(pixels[:, :size, :size], nodata=nodata)
-        if empty:
-            raise Unusable("nothing but nodata")
+        lr, clipped = to_int16(pixels[:, :size, :size], nodata=nodata)
         return RawView(torch.from_numpy(lr), acquisition.offset, clipped)
 
 
@@ -231,9 +294,7 @@ def cropped(size: int, multiple: int) -> int:
     return size // multiple * multiple
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-
-
+@patch_rasters()
 def find_bands(root: Path, rows: Sequence[TableRow]) -> tuple[str, ...]:
     """The bands of a data set: those that the first acquisition that can be read, and its truth, both describe.
 
@@ -242,61 +303,54 @@ def find_bands(root: Path, rows: Sequence[TableRow]) -> tuple[str, ...]:
     """
     for row in rows:
         try:
-            with rasterio.Env(**GDAL_OPTIONS), warnings.catch_warnings():
-                warnings.simplefilter("ignore", NotGeoreferencedWarning)
-                path = inside(root.resolve(), acquisitions_of(row)[0].path)
-                with opened(path) as source:
-                    named, count = described_bands(source.descriptions), source.count
-                with opened(inside(root.resolve(), row.hr)) as source:
-                    truth, truth_count = described_bands(source.descriptions), source.count
+            path = inside(root, acquisitions_of(row)[0].path)
+            with opened(path) as view, opened(inside(root, row.hr)) as truth:
+                named, of_truth = described_bands(view.descriptions), described_bands(truth.descriptions)
+                count, one_is_broken = view.count, view.count != truth.count
         except (Unusable, DataError):  # told apart where the row is read
             continue
         if named is None and count != len(RGB):
-            if count != truth_count:  # one of both is broken
+            if one_is_broken:
                 continue
             raise DataError(f"{path}: {count} bands without names; say which with --bands B04,B03,B02,B08")
-        shared = tuple(band for band in named or RGB if truth is None or band in truth)
+        shared = tuple(band for band in named or RGB if of_truth is None or band in of_truth)
         if not shared:
             raise DataError(f"{path}: has no band that its truth {row.hr} has")
         return shared
     return RGB
 
 
+@patch_rasters()
 def find_geometry(
     root: Path, rows: Sequence[TableRow], *, length: int, bands: tuple[str, ...] | None = None
 ) -> Geometry:
-    """The patch size and bands of a data set: those of the first row that can be used."""
+    """The patch size and bands of a data set: those of the first row that can be used. Raises DataError."""
     first, bands = "", bands or find_bands(root, rows)
     for row in rows:
         try:
-            acquisitions = acquisitions_of(row)
-            with rasterio.Env(**GDAL_OPTIONS), warnings.catch_warnings():
-                warnings.simplefilter("ignore", NotGeoreferencedWarning)
-                geometry = _geometry(root.resolve(), row, acquisitions, length, bands)
-            PatchReader(root, geometry=geometry).read(row)
+            hr_size, scale = _sizes(root, row, bands)
+            geometry = Geometry(hr_size=hr_size, scale=scale, length=length, bands=bands)
+            PatchReader(root, geometry).read(row)
             return geometry
         except Unusable as reason:
             first = first or f"; the first, {row.key}: {reason}"
     raise DataError(f"{root}: no patch can be used{first}")
 
 
-def _geometry(
-    root: Path, row: TableRow, acquisitions: list[RawAcquisition], length: int, bands: tuple[str, ...]
-) -> Geometry:
+def _sizes(root: Path, row: TableRow, bands: tuple[str, ...]) -> tuple[int, int]:
+    """The side of the truth of a row, cropped, and how much finer it is."""
+    acquisitions = acquisitions_of(row)
     with opened(inside(root, row.hr), bands) as source:
         hr_size = cropped(source.height, _CROP)
-    reasons = []
+    first = ""
     for acquisition in acquisitions:
         try:
             with opened(inside(root, acquisition.path), bands) as source:
                 side = source.height
+            for scale in SCALES:
+                if hr_size and cropped(side, _CROP // scale) * scale == hr_size:
+                    return hr_size, scale
+            raise Unusable(f"is {side} pixels for a truth of {hr_size}; it must be 2, 4 or 8 times finer")
         except Unusable as reason:
-            reasons.append(f"{acquisition.path}: {reason}")
-            continue
-        for scale in SCALES:
-            if hr_size and cropped(side, _CROP // scale) * scale == hr_size:
-                return Geometry(hr_size=hr_size, scale=scale, length=length, bands=bands)
-        reasons.append(
-            f"{acquisition.path}: is {side} pixels for a truth of {hr_size}; it must be 2, 4 or 8 times finer"
-        )
-    raise Unusable(reasons[0])
+            first = first or f"{acquisition.path}: {reason}"
+    raise Unusable(first)

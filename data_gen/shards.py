@@ -11,8 +11,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel
 from torch import Tensor
 
-from data_gen.dataset import PatchReader, RawPatch, TableRow
-from data_gen.rasters import Unusable
+from data_gen.dataset import PatchReader, RawPatch, TableRow, Unusable
 from utils.errors import DataError
 from utils.files import write_text
 from utils.radiometry import count_levels, matching_table, normalise_lr, reflectance

@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from data_gen.checks.alignment import Displacement, band_order, displacement, edges, fingerprint, likeness, reduced
 from data_gen.checks.sources import Fault, Place, Ref, Source, SourceView
-from data_gen.rasters import Unusable
+from data_gen.dataset import Unusable
 
 REFLECTANCE = 10000  # what stands for reflectance 1
 _SHEET_ROWS, _SHEET_VIEWS = 8, 4  # of the contact sheet

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from data_gen.checks.alignment import displacement, edges, likeness, reduced
 from data_gen.checks.measure import MeasuredTruth
 from data_gen.checks.sources import Place
-from data_gen.rasters import Unusable
+from data_gen.dataset import Unusable
 
 NEARLY = 0.95  # likeness of two fingerprints from which the images themselves are compared
 SAME = 0.7  # likeness of two images that one was made from the other

@@ -1,17 +1,13 @@
 """Look at a data set: open, measure, judge."""
 
-import warnings
 from pathlib import Path
-
-import rasterio
-from rasterio.errors import NotGeoreferencedWarning
 
 from data_gen.checks import rules
 from data_gen.checks.measure import Measurements, measure_source
 from data_gen.checks.overlap import ReadTruth
 from data_gen.checks.rules import Finding
 from data_gen.checks.sources import PreparedSource, RawSource, Source
-from data_gen.rasters import GDAL_OPTIONS
+from data_gen.dataset import patch_rasters
 from utils.errors import DataError
 from utils.store import MANIFEST, prepared_folder
 
@@ -19,6 +15,7 @@ _FIRST = (rules.splits, rules.files, rules.store, rules.labels, rules.sizes, rul
 _LAST = (rules.scaling, rules.nodata, rules.clipping, rules.registration, rules.place, rules.bands)
 
 
+@patch_rasters()
 def check_data_set(
     root: Path, *, sample: int, bands: tuple[str, ...] | None = None
 ) -> tuple[Measurements, list[Finding]]:
@@ -32,11 +29,9 @@ def check_data_set(
     Raises:
         DataError: it can't be read.
     """
-    with rasterio.Env(**GDAL_OPTIONS), warnings.catch_warnings():
-        warnings.simplefilter("ignore", NotGeoreferencedWarning)
-        source = open_source(root, bands=bands)
-        data = measure_source(source, sample=sample)
-        return data, judge(data, lambda truth: source.truth(truth.ref)[0])
+    source = open_source(root, bands=bands)
+    data = measure_source(source, sample=sample)
+    return data, judge(data, lambda truth: source.truth(truth.ref)[0])
 
 
 def open_source(root: Path, *, bands: tuple[str, ...] | None = None) -> Source:

@@ -14,8 +14,18 @@ from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
-from data_gen.dataset import TableRow, acquisitions_of, find_bands, read_rows, table_paths
-from data_gen.rasters import Missing, Unusable, inside, opened, pixels_of
+from data_gen.dataset import (
+    Missing,
+    TableRow,
+    Unusable,
+    acquisitions_of,
+    find_bands,
+    inside,
+    opened,
+    pixels_of,
+    read_rows,
+    table_paths,
+)
 from utils.errors import DataError
 from utils.geo.acquisitions import day_in
 from utils.geo.sources import GDAL_ERRORS

@@ -11,8 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_gen.dataset import PatchReader, TableRow, acquisitions_of, read_rows
-from data_gen.rasters import Unusable, inside, to_int16
+from data_gen.dataset import PatchReader, TableRow, Unusable, acquisitions_of, inside, read_rows, to_int16
 from tests.data import NOON, RawBreizhSR, write_raster, write_raw
 from tests.golden.large import Golden, names
 from tests.soak import examples
@@ -208,17 +207,18 @@ def test_a_patch_without_usable_acquisitions(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("dtype", ["uint8", "uint16", "int16", "int32", "uint32", "float32", "float64"])
 def test_any_numeric_type(dtype: str) -> None:
-    lr, clipped, empty = to_int16(np.array([0, 1, 200]).astype(dtype), nodata=None)
-    assert lr.tolist() == [0, 1, 200] and lr.dtype == np.int16 and clipped == 0 and not empty
+    lr, clipped = to_int16(np.array([0, 1, 200]).astype(dtype), nodata=None)
+    assert lr.tolist() == [0, 1, 200] and lr.dtype == np.int16 and clipped == 0
 
 
 def test_values_that_do_not_fit() -> None:
-    lr, clipped, _ = to_int16(np.array([40000, 32767, 32768], np.uint16), nodata=None)
+    lr, clipped = to_int16(np.array([40000, 32767, 32768], np.uint16), nodata=None)
     assert lr.tolist() == [32767] * 3 and clipped == 2
-    lr, clipped, _ = to_int16(np.array([1.5, 2.5, np.nan, np.inf, -1e9, -9999]), nodata=-9999)
+    lr, clipped = to_int16(np.array([1.5, 2.5, np.nan, np.inf, -1e9, -9999]), nodata=-9999)
     assert lr.tolist() == [2, 2, 0, 0, -32768, 0] and clipped == 1
-    assert to_int16(np.array([7, 7], np.uint8), nodata=7)[2]
-    assert not to_int16(np.array([7, 8], np.uint8), nodata=7)[2]
+    assert to_int16(np.array([7, 8], np.uint8), nodata=7)[0].tolist() == [0, 8]
+    with pytest.raises(Unusable, match="nothing but nodata"):
+        to_int16(np.array([7, 7], np.uint8), nodata=7)
 
 
 @pytest.mark.parametrize("size", [(300, 302), (303, 300), (96, 96), (8, 8), (2048, 2048)])
