@@ -27,8 +27,7 @@ from data_gen.dataset import (
     table_paths,
 )
 from utils.errors import DataError
-from utils.geo.acquisitions import day_in
-from utils.geo.sources import GDAL_ERRORS
+from utils.geo.acquisitions import GDAL_ERRORS, day_in
 from utils.radiometry import MATCHINGS, PUBLISHED_BANDS, count_levels, matching_table, normalise_lr, reflectance
 from utils.store import Key, Shard, checksum, open_shard, read_manifest
 

@@ -26,9 +26,9 @@ from data_gen.custom.splits import SPLITS, Cell, assign
 from data_gen.synthetic.sensors import MARGIN, degrade
 from utils.errors import DataError
 from utils.files import atomic_folder, write_text
+from utils.geo.acquisitions import Acquisition, open_raster
 from utils.geo.bands import RGB
 from utils.geo.raster import AlignedReader, Grid, clear_pixels, gdal_memory
-from utils.geo.sources import Acquisition, open_raster
 from utils.geo.windows import Box
 
 COMPLETE = 0.999  # share of a truth that must have data

@@ -13,7 +13,7 @@ from tasks.scenes.tile_store import TileStore
 from tasks.scenes.tiles import DAYS_UNKNOWN, FILLED, NODATA, REFLECTANCE, UNSEEN
 from tasks.scenes.tiling import Layout
 from utils.geo.bands import map_name
-from utils.geo.raster import CogWriter, Grid, Raster
+from utils.geo.raster import Grid, Raster, writing_cog
 from utils.geo.windows import Box, Span
 
 SPREAD_NODATA = -1.0
@@ -102,7 +102,7 @@ def write_map(
     days: Counter[int] = Counter()
     filled = 0
     flags = Raster(grid.part(region), "int16", DAYS_UNKNOWN, FLAG_BANDS, tags)
-    with CogWriter(files.flags, flags) as writer:
+    with writing_cog(files.flags, flags) as writer:
         for box in writer.blocks():
             place = _moved(box, region)
             kinds, offsets = mosaic.pasted("flags", place), mosaic.pasted("days", place)
@@ -114,7 +114,7 @@ def write_map(
     if files.spread is not None:
         described = tuple(f"standard deviation of {name}" for name in names)
         spread = Raster(grid.part(region, scale=scale), "float32", SPREAD_NODATA, described, tags, unit=unit)
-        with CogWriter(files.spread, spread) as writer:
+        with writing_cog(files.spread, spread) as writer:
             for box in writer.blocks():
                 place = _moved(box, fine)
                 writer.write(np.where(mosaic.seen(place), mosaic.blended("spread", place), SPREAD_NODATA), box)
@@ -122,7 +122,7 @@ def write_map(
         step = preview_step(region)
         picture = np.full((len(BANDS), *(-(-side // step) for side in region.shape)), NOT_KNOWN, np.float32)
         explanation = Raster(grid.part(region), "float32", NOT_KNOWN, BANDS, tags)
-        with CogWriter(files.explanation, explanation) as writer:
+        with writing_cog(files.explanation, explanation) as writer:
             for box in writer.blocks():
                 maps = mosaic.pasted("explanation", _moved(box, region))
                 writer.write(maps, box)
@@ -142,7 +142,7 @@ def write_map(
         {**tags, "UNIT": _unit(maxima) if files.uint8 else "reflectance × 10000"},
         unit=None if files.uint8 else unit,
     )
-    with CogWriter(files.image, image) as writer:
+    with writing_cog(files.image, image) as writer:
         for box in writer.blocks():
             pixels = np.rint(mosaic.blended("image", _moved(box, fine)))
             large.add(box, pixels)

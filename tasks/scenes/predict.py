@@ -31,9 +31,8 @@ from tasks.scenes.tiles import Predictor, TileRunner
 from tasks.scenes.tiling import Layout, overlap_for, plan
 from utils.distributed import World
 from utils.errors import ConfigError
-from utils.geo.acquisitions import find_acquisitions
+from utils.geo.acquisitions import Acquisition, file_stamp, find_acquisitions
 from utils.geo.raster import region_of
-from utils.geo.sources import Acquisition, file_stamp
 
 logger = logging.getLogger(__name__)
 

@@ -5,6 +5,7 @@ import functools
 import logging
 from collections.abc import Sequence
 from datetime import date
+from pathlib import Path
 from types import TracebackType
 from typing import NamedTuple
 
@@ -14,9 +15,10 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 
 from tasks.scenes.date_selection import CELL, FEATHER, DateChoice, feathered
+from utils.geo.acquisitions import Acquisition
 from utils.geo.clouds import DOUBTFUL, GOOD, Mask, Quality, grow
 from utils.geo.raster import AlignedReader, Grid, gdal_memory, grid_of_acquisition, rated_pixels
-from utils.geo.sources import Acquisition, short_name
+from utils.geo.stac import shown
 from utils.geo.windows import Box, Span, mirrored
 
 logger = logging.getLogger(__name__)
@@ -49,7 +51,7 @@ class Scene:
                 self._files.callback(reader.close)
                 self._readers.append(reader)
                 for path in reader.resampled:
-                    logger.info(f"{short_name(path)}: lies on another grid; resampled onto the first image's")
+                    logger.info(f"{Path(shown(path)).name}: lies on another grid; resampled onto the first image's")
         except BaseException:
             self._files.close()
             raise

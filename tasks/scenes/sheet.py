@@ -9,9 +9,9 @@ from numpy.typing import NDArray
 from rasterio.windows import Window
 
 from utils.errors import DataError
+from utils.geo.acquisitions import Acquisition
 from utils.geo.bands import shown_positions
 from utils.geo.raster import AlignedReader, Grid
-from utils.geo.sources import Acquisition
 from utils.geo.windows import Box, Span
 from utils.images import save_png, sheet
 from utils.radiometry import bicubic

@@ -1,49 +1,100 @@
 """Which Sentinel-2 acquisitions there are: files, bands, dates, what their numbers mean."""
 
+import contextlib
 import logging
 import re
 from collections import defaultdict
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from datetime import date
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
+from rasterio._err import CPLE_BaseError
 from rasterio.enums import ColorInterp
+from rasterio.env import ensure_env
+from rasterio.errors import RasterioError
 from rasterio.io import DatasetReader
 from rasterio.windows import Window
 
 from utils.errors import ConfigError, DataError
 from utils.geo.bands import RGB, band_name, common_name
 from utils.geo.sentinel2_safe import is_safe, read_safe
-from utils.geo.sources import Acquisition, Band, is_remote, network_options, open_raster, shown
-from utils.geo.stac import StacItem, read_items
+from utils.geo.stac import Band, Meaning, StacItem, is_remote, network_options, read_items, shown
 
 logger = logging.getLogger(__name__)
 
+GDAL_ERRORS = (RasterioError, CPLE_BaseError, OSError, ValueError)  # what reading a damaged file can end in
+LARGEST_SIDE = 1_000_000  # pixels; a whole tile of Sentinel-2 has 10,980
+LARGEST_BLOCK = 2**31  # bytes that GDAL decodes at once
 RASTERS = (".tif", ".tiff", ".jp2")
 ITEMS = (".json", ".geojson")
 DATE_TAGS = ("ACQUISITION_DATE", "SENSING_DATE", "SENSING_TIME", "PRODUCT_START_TIME", "DATETIME", "DATE", "TIMESTAMP")
-COLOURS = {"B04": ColorInterp.red, "B03": ColorInterp.green, "B02": ColorInterp.blue}
+COLOURS = {name: ColorInterp[name] for name in ("red", "green", "blue", "nir")}
 QUANTIFICATION = 10000.0  # Sentinel-2's number for reflectance 1
 SHIFT, SHIFTED_SINCE = 1000, date(2022, 1, 25)  # processing baseline 04.00: products add 1000 to their numbers
 PEEK = 512  # pixels on a side that are looked at
 
-_PRODUCT = re.compile(r"S2[A-Z]_MSIL\d[A-Z]_(\d{4})(\d{2})(\d{2})T")
+_DRIVERS = ["GTiff", "JP2OpenJPEG", "JP2KAK", "JP2ECW"]
 _DAY = re.compile(r"(?<!\d)(\d{4})([-_]?)(\d{2})\2(\d{2})(?!\d)")
 _SCL = re.compile(r"(?<![a-z0-9])scl(_?[126]0m)?(?![a-z])", re.IGNORECASE)
-_ONE_BAND = re.compile(r"(?:(.*)[-_. ])?([a-z0-9]+)", re.IGNORECASE)  # what comes before it, its name
-_METRES = re.compile(r"_([126]0)m$", re.IGNORECASE)
-_OTHER_FILES = ("tci", "aot", "wvp", "cld", "snw", "visual", "preview", "thumbnail", "overview")  # beside band files
+_ONE_BAND = re.compile(
+    r"(?:(.*)[-_. ])?((?![126]0m)[a-z0-9]+)(?:_([126]0)m)?", re.IGNORECASE
+)  # before it, its name, its metres
+_OTHER_FILES = re.compile(  # beside band files
+    r"(?:.*[-_. ])?(tci|aot|wvp|cld|snw|visual|preview|thumbnail|overview)(?:_[126]0m)?", re.IGNORECASE
+)
 
 
-class _BandFile(NamedTuple):
-    """A file that holds one band."""
+@dataclass(frozen=True)
+class Acquisition:
+    """One image: reflectance = value · gain + offset, band by band."""
 
-    band: str
-    metres: int  # a pixel, where the name says so; else 0
-    path: Path
+    name: str
+    day: date | None  # None only where it is the only one
+    names: tuple[str, ...]  # Sentinel-2's, of its bands
+    bands: tuple[Band, ...]
+    meanings: tuple[Meaning, ...]  # gain and offset
+    classes: Band | None = None  # scene classification
+
+    @property
+    def files(self) -> list[Path]:
+        """Each of its files once."""
+        return list(dict.fromkeys(path for path, _ in (*self.bands, *([self.classes] if self.classes else []))))
+
+
+@contextlib.contextmanager
+def open_raster(path: Path) -> Iterator[DatasetReader]:
+    """A GeoTIFF or JPEG 2000 file.
+
+    GDAL by itself would also follow a file that only names others, on this machine or on the network. A damaged file
+    may be noticed at any time while it is open.
+
+    Raises:
+        DataError: anything else, a damaged file, absurd sizes.
+    """
+    try:
+        with ensure_env(DatasetReader)(str(path), driver=["GTiff"] if is_remote(path) else _DRIVERS) as source:
+            height, width = source.block_shapes[0]
+            block = height * width * source.count * max(8 if "64" in kind else 4 for kind in source.dtypes)
+            if max(source.shape) > LARGEST_SIDE or block > LARGEST_BLOCK:
+                raise DataError(
+                    f"{shown(path)}: claims {source.width}×{source.height} pixels, blocks of {width}×{height}: too many"
+                )
+            yield source
+    except GDAL_ERRORS as error:
+        # Of an address GDAL may say the whole, with what is secret in it.
+        said = "" if is_remote(path) else f": {' '.join(str(error.__cause__ or error).split())[:200]}"
+        raise DataError(f"{shown(path)}: can't be read, or not a raster image (GeoTIFF, JPEG 2000){said}") from None
+
+
+def file_stamp(path: Path) -> tuple[str, int, int]:
+    """What changes when a file does: its name, its size in bytes, when it was written (0, 0 over the network)."""
+    if is_remote(path):
+        return shown(path), 0, 0
+    archive = re.match(r"/vsizip/{(.*)}/", str(path))
+    state = (Path(archive[1]) if archive else path).stat()
+    return str(path if archive else path.resolve()), state.st_size, state.st_mtime_ns
 
 
 def find_acquisitions(
@@ -78,7 +129,8 @@ def find_acquisitions(
     files, products, items = _list(inputs)
     beside = [path for path in files if _SCL.search(path.stem)] if masks is None else _rasters(masks)
     images, groups = _grouped([path for path in files if not _SCL.search(path.stem)])
-    found: dict[Path, Acquisition] = {path: _from_safe(path, bands=bands) for path in products}
+    wanted = tuple(bands)
+    found = {path: Acquisition(path.name, **read_safe(path, bands=wanted)._asdict()) for path in products}
     for path in images:
         found[path] = _from_raster(path, bands=bands, numbers=numbers, scale=scale)
     for path, members in groups.items():
@@ -108,17 +160,16 @@ def find_acquisitions(
 
 
 def day_in(text: str) -> date | None:
-    """The first date in a text: of a Sentinel-2 product name, or written 2023-08-07, 2023_08_07 or 20230807."""
-    product = _PRODUCT.search(text)
-    candidates = [product.groups()] if product else [match.group(1, 3, 4) for match in _DAY.finditer(text)]
-    for year, month, day in candidates:
-        try:
-            found = date(int(year), int(month), int(day))
-        except ValueError:
-            continue
-        if 1980 <= found.year < 2100:
-            return found
+    """The first date in a text, written 2023-08-07, 2023_08_07 or 20230807: of a product's name when it was taken."""
+    for match in _DAY.finditer(text):
+        year, month, day = map(int, match.group(1, 3, 4))
+        with contextlib.suppress(ValueError):
+            if 1980 <= year < 2100:
+                return date(year, month, day)
     return None
+
+
+# Files
 
 
 def _list(inputs: Sequence[Path]) -> tuple[list[Path], list[Path], list[Path]]:
@@ -138,11 +189,9 @@ def _list(inputs: Sequence[Path]) -> tuple[list[Path], list[Path], list[Path]]:
             files += _rasters(path)
             for folder in inside:  # one a date, with a file a band
                 if folder.is_dir() and not is_safe(folder):
-                    files += [file for file in _rasters(folder) if _SCL.search(file.stem) or _band_file(file)]
-        elif path.suffix.lower() in ITEMS:
-            items.append(path)
+                    files += [file for file in _rasters(folder) if _SCL.search(file.stem) or _band_of(file)]
         else:
-            files.append(path)
+            (items if path.suffix.lower() in ITEMS else files).append(path)
     return files, products, items
 
 
@@ -156,46 +205,53 @@ def _rasters(folder: Path) -> list[Path]:
     return sorted(p for p in folder.iterdir() if p.suffix.lower() in RASTERS and not p.name.startswith("."))
 
 
-def _band_file(path: Path) -> tuple[str, _BandFile] | None:
-    """What comes before the band in the name of a file that is called after one, and what the name says."""
-    metres = _METRES.search(path.stem)
-    match = _ONE_BAND.fullmatch(_METRES.sub("", path.stem))
+def _band_of(path: Path) -> tuple[str, int, Path] | None:
+    """Of a file that is called after a band: its name, the metres of a pixel (0: not said), what all of its date share.
+
+    What they share is the folder and how their names begin.
+    """
+    match = _ONE_BAND.fullmatch(path.stem)
     band = band_name(match[2]) if match else None
-    return (match[1] or "", _BandFile(band, int(metres[1]) if metres else 0, path)) if match and band else None
+    return (band, int(match[3] or 0), path.parent / (match[1] or "")) if match and band else None
 
 
-def _grouped(files: Sequence[Path]) -> tuple[list[Path], dict[Path, list[_BandFile]]]:
-    """Files of several bands, and those of one band each, by acquisition (a folder and the start of their names)."""
+def _grouped(files: Sequence[Path]) -> tuple[list[Path], dict[Path, dict[str, Path]]]:
+    """Files of several bands, and of each acquisition that has a file a band the finest of each, by what they share."""
     images: list[Path] = []
-    groups: dict[Path, list[_BandFile]] = defaultdict(list)
+    groups: dict[Path, list[tuple[int, str, Path]]] = defaultdict(list)
     for path in files:
-        named = _band_file(path)
-        if named is not None and _has_one_band(path):
-            groups[path.parent / named[0]].append(named[1])
+        named = _band_of(path)
+        with open_raster(path) as source:
+            is_one = named is not None and source.count == 1
+        if named is not None and is_one:
+            groups[named[2]].append((named[1] or 1, named[0], path))
         else:
             images.append(path)
-    folders = {member.path.parent for members in groups.values() for member in members}
-    others = re.compile(rf"(?:.*[-_. ])?({'|'.join(_OTHER_FILES)})(?:_[126]0m)?", re.IGNORECASE)
-    return [path for path in images if path.parent not in folders or not others.fullmatch(path.stem)], dict(groups)
+    folders = {path.parent for members in groups.values() for _, _, path in members}
+    images = [path for path in images if path.parent not in folders or not _OTHER_FILES.fullmatch(path.stem)]
+    coarse_first = {shared: sorted(members, reverse=True) for shared, members in groups.items()}
+    return images, {shared: {band: path for _, band, path in members} for shared, members in coarse_first.items()}
 
 
-def _has_one_band(path: Path) -> bool:
-    with open_raster(path) as source:
-        return source.count == 1
+def _classes_beside(image: Path, day: date | None, beside: Sequence[Path]) -> Band | None:
+    """The scene classification of an image: the same name but for "SCL", else the only one of the same date."""
+    named: list[Path] = []
+    dated: list[Path] = []
+    for path in beside:
+        name = _SCL.sub("", path.stem).strip("_-. ")
+        if path.stem == image.stem or (name in (image.stem, image.name) if name else path.parent == image):
+            named.append(path)
+        if day is not None and (day_in(path.stem) or day_in(path.parent.name)) == day:
+            dated.append(path)
+    found = named or dated
+    if len(found) > 1:
+        raise DataError(
+            f"{image}: {len(found)} cloud masks could be its own ({found[0].name}, {found[1].name}); keep one"
+        )
+    return (found[0], 1) if found else None
 
 
-def _from_safe(path: Path, *, bands: Sequence[str]) -> Acquisition:
-    product = read_safe(path, bands=bands)
-    gain = 1 / product.quantification
-    return Acquisition(
-        name=path.name,
-        day=product.day,
-        names=tuple(bands),
-        bands=tuple((file, 1) for file in product.bands),
-        gains=(gain,) * len(bands),
-        offsets=tuple(offset * gain for offset in product.offsets),
-        classes=(product.scene_classification, 1) if product.scene_classification else None,
-    )
+# Acquisitions
 
 
 def _from_raster(path: Path, *, bands: Sequence[str], numbers: Sequence[int], scale: float | None) -> Acquisition:
@@ -204,56 +260,35 @@ def _from_raster(path: Path, *, bands: Sequence[str], numbers: Sequence[int], sc
         lower = [name.lower() for name in names]
         classes = (path, lower.index("scl") + 1) if "scl" in lower else None
         indexes = _choose_bands(source, path, names, bands, numbers)
-        gains, offsets = _meaning(source, path, indexes, scale)
+        meanings = _meanings(source, path, indexes, scale)
         day = day_in(path.stem) or _day_in_tags(source)
-    located = tuple((path, index) for index in indexes)
-    return Acquisition(path.name, day, tuple(bands), located, gains, offsets, classes)
+    return Acquisition(path.name, day, tuple(bands), tuple((path, index) for index in indexes), meanings, classes)
 
 
-def _from_band_files(
-    path: Path, members: Sequence[_BandFile], *, bands: Sequence[str], scale: float | None
-) -> Acquisition:
-    finest = {member.band: member for member in sorted(members, key=lambda m: m.metres or 1, reverse=True)}
-    missing = [band for band in bands if band not in finest]
+def _from_band_files(path: Path, files: dict[str, Path], *, bands: Sequence[str], scale: float | None) -> Acquisition:
+    missing = [band for band in bands if band not in files]
     if missing:
-        raise DataError(f"{path}: files of {', '.join(sorted(finest))}, none of {', '.join(missing)}")
-    meanings = []
+        raise DataError(f"{path}: files of {', '.join(sorted(files))}, none of {', '.join(missing)}")
+    meanings: tuple[Meaning, ...] = ()
     for band in bands:
-        with open_raster(finest[band].path) as source:
-            meanings.append(_meaning(source, finest[band].path, [1], scale))
+        with open_raster(files[band]) as source:
+            meanings += _meanings(source, files[band], [1], scale)
             tagged = _day_in_tags(source)
-    folder = finest[bands[0]].path.parent
+    folder = files[bands[0]].parent
     day = (day_in(path.name) if path != folder else None) or day_in(folder.name) or tagged
-    return Acquisition(
-        name=path.name,
-        day=day,
-        names=tuple(bands),
-        bands=tuple((finest[band].path, 1) for band in bands),
-        gains=tuple(gains[0] for gains, _ in meanings),
-        offsets=tuple(offsets[0] for _, offsets in meanings),
-    )
+    return Acquisition(path.name, day, tuple(bands), tuple((files[band], 1) for band in bands), meanings)
 
 
 def _from_item(item: StacItem, *, bands: Sequence[str], scale: float | None) -> Acquisition:
-    meanings = []
-    for band in bands:
-        path, index = item.bands[band]
+    meanings: tuple[Meaning, ...] = ()
+    for band, (path, index), stated in zip(bands, item.bands, item.meanings, strict=True):
         with network_options([path]), open_raster(path) as source:
             if index > source.count:
                 raise DataError(f"{shown(path)}: has {source.count} bands; item {item.name} says {band} is {index}")
             if is_remote(path) and source.block_shapes[0][1] == source.width > 512:
                 raise DataError(f"{shown(path)}: not cloud-optimized (its pixels are not in tiles): copy it here first")
-            gains, offsets = _meaning(source, path, [index], scale) if band not in item.meanings or scale else ((), ())
-        meanings.append((gains[0], offsets[0]) if gains else item.meanings[band])
-    return Acquisition(
-        name=item.name,
-        day=item.day,
-        names=tuple(bands),
-        bands=tuple(item.bands[band] for band in bands),
-        gains=tuple(gain for gain, _ in meanings),
-        offsets=tuple(offset for _, offset in meanings),
-        classes=item.classes,
-    )
+            meanings += (stated,) if stated and not scale else _meanings(source, path, [index], scale)
+    return Acquisition(item.name, item.day, tuple(bands), item.bands, meanings, item.classes)
 
 
 def _day_in_tags(source: DatasetReader) -> date | None:
@@ -276,12 +311,11 @@ def _choose_bands(
     if any(known):
         described = ", ".join(name or "?" for name in names)
         raise DataError(f"{path}: its bands are described as {described}; needed: {wanted}; or say which with --bands")
-    colours = [COLOURS.get(band) for band in bands]
+    colours = [COLOURS.get(common_name(band)) for band in bands]
     if all(colour in source.colorinterp for colour in colours):
         return [source.colorinterp.index(colour) + 1 for colour in colours]
     if source.count == len(bands):
-        taken = ", ".join(map(common_name, bands))
-        logger.info(f"{path.name}: bands have no names; taken as {taken}")
+        logger.info(f"{path.name}: bands have no names; taken as {', '.join(map(common_name, bands))}")
         return list(range(1, source.count + 1))
     raise DataError(
         f"{path}: {source.count} band{'s' * (source.count != 1)} without names that tell which; {len(bands)} are "
@@ -289,17 +323,15 @@ def _choose_bands(
     )
 
 
-def _meaning(
-    source: DatasetReader, path: Path, indexes: Sequence[int], scale: float | None
-) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def _meanings(source: DatasetReader, path: Path, indexes: Sequence[int], scale: float | None) -> tuple[Meaning, ...]:
     """Gains and offsets that make reflectance: from ``scale``, the file's own tags, or the type of its numbers."""
-    gains = tuple(source.scales[index - 1] for index in indexes)
-    offsets = tuple(source.offsets[index - 1] for index in indexes)
+    stated = tuple((source.scales[index - 1], source.offsets[index - 1]) for index in indexes)
     kind = np.dtype(source.dtypes[indexes[0] - 1])
-    if scale is None and (set(gains), set(offsets)) != ({1.0}, {0.0}):
-        if not np.isfinite([*gains, *offsets]).all() or 0 in gains:
-            raise DataError(f"{path}: states scale {gains[0]:g} and offset {offsets[0]:g}, which give no reflectance")
-        return gains, offsets
+    if scale is None and set(stated) != {(1.0, 0.0)}:
+        for gain, offset in stated:
+            if not gain or not np.isfinite([gain, offset]).all():
+                raise DataError(f"{path}: states scale {gain:g} and offset {offset:g}, which give no reflectance")
+        return stated
     if scale is None:
         if kind == np.uint8:
             raise DataError(
@@ -312,7 +344,7 @@ def _meaning(
             peek = source.read(list(indexes), out_shape=shape, masked=True).filled(np.nan)
             scale = QUANTIFICATION if np.nanpercentile(np.nan_to_num(peek), 90) > 2 else 1.0
             logger.info(f"{path.name}: floating point numbers, taken as reflectance × {scale:g}")
-    return (1 / scale,) * len(indexes), (0.0,) * len(indexes)
+    return ((1 / scale, 0.0),) * len(indexes)
 
 
 def _look_for_offset(acquisitions: Sequence[Acquisition]) -> None:
@@ -327,32 +359,11 @@ def _look_for_offset(acquisitions: Sequence[Acquisition]) -> None:
 
 def _looks_shifted(acquisition: Acquisition) -> bool:
     path, index = acquisition.bands[0]
-    stated = set(acquisition.gains) != {1 / QUANTIFICATION} or set(acquisition.offsets) != {0.0}
+    stated = set(acquisition.meanings) != {(1 / QUANTIFICATION, 0.0)}
     if stated or is_remote(path) or (acquisition.day or SHIFTED_SINCE) < SHIFTED_SINCE:
         return False
-    try:
-        with open_raster(path) as source:
-            height, width = (min(size, PEEK) for size in source.shape)
-            middle = Window((source.width - width) // 2, (source.height - height) // 2, width, height)
-            values = source.read(index, window=middle)
-    except DataError:
-        return False  # said where it is read
+    with open_raster(path) as source:
+        height, width = (min(size, PEEK) for size in source.shape)
+        middle = Window((source.width - width) // 2, (source.height - height) // 2, width, height)
+        values = source.read(index, window=middle)
     return values.dtype.kind in "iu" and bool(values.any()) and int(values[values > 0].min(initial=SHIFT)) >= SHIFT
-
-
-def _classes_beside(image: Path, day: date | None, beside: Sequence[Path]) -> Band | None:
-    """The scene classification of an image: the same name but for "SCL", else the only one of the same date."""
-    named: list[Path] = []
-    dated: list[Path] = []
-    for path in beside:
-        name = _SCL.sub("", path.stem).strip("_-. ")
-        if path.stem == image.stem or (name in (image.stem, image.name) if name else path.parent == image):
-            named.append(path)
-        if day is not None and (day_in(path.stem) or day_in(path.parent.name)) == day:
-            dated.append(path)
-    found = named or dated
-    if len(found) > 1:
-        raise DataError(
-            f"{image}: {len(found)} cloud masks could be its own ({found[0].name}, {found[1].name}); keep one"
-        )
-    return (found[0], 1) if found else None

@@ -8,20 +8,9 @@ from utils.errors import ConfigError
 RED, GREEN, BLUE, NIR = "B04", "B03", "B02", "B08"
 RGB = (RED, GREEN, BLUE)
 ALIASES = {
-    "red": "B04",
-    "green": "B03",
-    "blue": "B02",
-    "nir": "B08",
-    "coastal": "B01",
-    "rededge1": "B05",
-    "rededge2": "B06",
-    "rededge3": "B07",
-    "nir08": "B8A",
-    "nir09": "B09",
-    "cirrus": "B10",
-    "swir16": "B11",
-    "swir22": "B12",
-}
+    "red": RED, "green": GREEN, "blue": BLUE, "nir": NIR, "coastal": "B01", "rededge1": "B05", "rededge2": "B06",
+    "rededge3": "B07", "nir08": "B8A", "nir09": "B09", "cirrus": "B10", "swir16": "B11", "swir22": "B12",
+}  # fmt: skip
 SENTINEL2_BANDS = (*(f"B{number:02}" for number in range(1, 13)), "B8A")
 METRES = {"B02": 10, "B03": 10, "B04": 10, "B08": 10, "B01": 60, "B09": 60, "B10": 60}  # a pixel; the others have 20
 
@@ -36,25 +25,15 @@ def band_name(text: str) -> str | None:
 
 def band_names(texts: Sequence[str]) -> tuple[str, ...]:
     """Sentinel-2's names of bands. Raises ValueError for what is no band's name, and for a band that comes twice."""
-    names = [band_name(text) for text in texts]
-    for text, name in zip(texts, names, strict=True):
+    names = []
+    for text in texts:
+        name = band_name(text)
         if name is None:
-            known = ", ".join([*SENTINEL2_BANDS, *ALIASES])
-            raise ValueError(f"{text!r} is no band of Sentinel-2: {known}")
+            raise ValueError(f"{text!r} is no band of Sentinel-2: {', '.join([*SENTINEL2_BANDS, *ALIASES])}")
+        names.append(name)
     if len(set(names)) < len(names) or not names:
         raise ValueError(f"{', '.join(texts) or 'no band'}: name each band once")
-    return tuple(name for name in names if name)
-
-
-def map_name(band: str) -> str:
-    """What a band of a result is called: red, green, blue, nir, else Sentinel-2's name."""
-    name = common_name(band)
-    return name if name in ("red", "green", "blue", "nir") else band
-
-
-def common_name(band: str) -> str:
-    """red for B04, and so on; the band's own name where it has no other."""
-    return next((alias for alias, name in ALIASES.items() if name == band), band)
+    return tuple(names)
 
 
 def described_bands(texts: Iterable[str | None]) -> tuple[str, ...] | None:
@@ -71,6 +50,16 @@ def parse_bands(text: str, *, source: str) -> tuple[str, ...]:
         return band_names(text.split(","))
     except ValueError as error:
         raise ConfigError(f"{source}: {error}") from None
+
+
+def common_name(band: str) -> str:
+    """red for B04, and so on; the band's own name where it has no other."""
+    return next((alias for alias, name in ALIASES.items() if name == band), band)
+
+
+def map_name(band: str) -> str:
+    """What a band of a result is called: red, green, blue, nir, else Sentinel-2's name."""
+    return common_name(band) if band in (*RGB, NIR) else band
 
 
 def listed(bands: Iterable[str]) -> str:

@@ -1,11 +1,11 @@
 """Georeferenced rasters of any size: windows of acquisitions on one grid, Cloud-Optimized GeoTIFFs."""
 
 import contextlib
+import itertools
 import logging
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import NamedTuple
 
 import numpy as np
@@ -22,6 +22,7 @@ from rasterio.windows import Window, from_bounds
 
 from utils.errors import ConfigError, DataError
 from utils.files import atomic_write
+from utils.geo.acquisitions import COLOURS, GDAL_ERRORS, Acquisition, open_raster
 from utils.geo.clouds import (
     BRIGHT_MARGIN,
     DOUBTFUL,
@@ -34,18 +35,19 @@ from utils.geo.clouds import (
     cloudy_classes,
     grow,
     has_data,
-)
-from utils.geo.sources import GDAL_ERRORS, Acquisition, Band, network_options, open_raster, shown
+)  # fmt: skip
+from utils.geo.stac import Band, network_options, shown
 from utils.geo.windows import Box, Span
 
 logger = logging.getLogger(__name__)
 
-COLOURS = {name: ColorInterp[name] for name in ("red", "green", "blue", "nir")}
 BLOCK = 512  # pixels on a side of a GeoTIFF's tiles
 KERNEL_REACH = 2  # pixels that cubic resampling looks at
 AVERAGED = 1.5  # times as fine as the grid: from here on pixels are averaged, cubic resampling would skip some
 CACHE = 32 * 2**20  # bytes of decoded blocks that GDAL keeps (its default is 5% of the machine's memory)
 CACHE_JPEG2000 = 256 * 2**20  # whose blocks are 1024 pixels on a side and dear to decode
+BRIGHTNESS_BANDS = ("B04", "B02")  # red and blue tell clouds by how bright and white they are
+CLOUD_CONTEXT = BRIGHT_MARGIN + 2 * SMALL  # how far the cloud tests look
 
 
 class Grid(NamedTuple):
@@ -103,13 +105,12 @@ def region_of(grid: Grid, *, bbox: Sequence[float] | None = None, window: Sequen
     """
     if bbox is not None and window is not None:
         raise ConfigError("--bbox and --window: give one of them")
-    box = asked_for = grid.box
+    asked_for = grid.box
     if window is not None:
         column, row, width, height = window
         if width < 1 or height < 1:
             raise ConfigError(f"--window: width {width} and height {height} must be at least 1")
         asked_for = Box(Span(row, row + height), Span(column, column + width))
-        box = asked_for.within(box)
     elif bbox is not None:
         west, south, east, north = bbox
         if west >= east or south >= north:
@@ -121,7 +122,7 @@ def region_of(grid: Grid, *, bbox: Sequence[float] | None = None, window: Sequen
         top, left = round(asked.row_off, 6), round(asked.col_off, 6)
         rows = Span(math.floor(top), math.ceil(round(top + asked.height, 6)))
         asked_for = Box(rows, Span(math.floor(left), math.ceil(round(left + asked.width, 6))))
-        box = asked_for.within(box)
+    box = asked_for.within(grid.box)
     if min(box.shape) < 1:
         bounds = " ".join(f"{side:.7g}" for side in grid.bounds)
         where = grid.crs.to_string() if grid.crs else "no coordinate system"
@@ -146,28 +147,19 @@ class AlignedReader:
     """An acquisition on a grid. Files on another grid are resampled: cubic, averaged if much finer, classes nearest."""
 
     def __init__(self, acquisition: Acquisition, grid: Grid) -> None:
-        self._acquisition = acquisition
+        self.acquisition = acquisition
         self._grid = grid
         self._files = contextlib.ExitStack()
         self._opened: dict[tuple[Path, Resampling], DatasetReader | WarpedVRT] = {}
         self._kernels: dict[Path, Resampling] = {}  # of files on another grid
         self._reach = 0  # pixels around a missing one that a kernel mixes it into
         self.resampled: list[Path] = []  # files on another grid, whose pixels are no multiples of this one's
-        try:
-            for path in acquisition.files:
-                self._lay(path)
-        except BaseException:
-            self.close()
-            raise
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """Sentinel-2's names of its bands."""
-        return self._acquisition.names
+        for path in acquisition.files:
+            self._lay(path)
 
     @property
     def tells_brightness(self) -> bool:
-        return set(BRIGHTNESS_BANDS) <= set(self.names)
+        return set(BRIGHTNESS_BANDS) <= set(self.acquisition.names)
 
     def close(self) -> None:
         self._files.close()
@@ -176,13 +168,13 @@ class AlignedReader:
         """Choose how a file comes onto the grid. Raises DataError where that can't be."""
         with open_raster(path) as source:
             own = grid_of(source)
-        is_classes = self._acquisition.classes is not None and path == self._acquisition.classes[0]
+        is_classes = self.acquisition.classes is not None and path == self.acquisition.classes[0]
         bare = own.crs is None and is_classes and own.shape == self._grid.shape  # taken to lie where the image lies
         if bare or own.same_as(self._grid):
             return
         kernel, ratio = self._kernel(path, own)
         self._kernels[path] = kernel
-        if any(path == other for other, _ in self._acquisition.bands):
+        if any(path == other for other, _ in self.acquisition.bands):
             if kernel != Resampling.nearest:
                 self._reach = max(self._reach, KERNEL_REACH * max(1, round(ratio)))
             if round(ratio) < 2 or not np.allclose(own.bounds, self._grid.bounds, atol=1e-3):
@@ -224,16 +216,14 @@ class AlignedReader:
 
     def _read(self, bands: Sequence[Band], box: Box, *, smooth: bool = False, masks: bool = False) -> NDArray:
         """Numbers (or GDAL's masks) of bands, (C, h, w): resampled by the files' kernels, else their nearest pixels."""
-        window = Window(box.columns.start, box.rows.start, box.columns.size, box.rows.size)
+        window = _window(box)
         result: list[NDArray] = []
         try:
-            for path in dict.fromkeys(path for path, _ in bands):
-                kernel = self._kernels.get(path, Resampling.nearest) if smooth else Resampling.nearest
-                source = self._open(path, kernel)
-                indexes = [index for other, index in bands if other == path]
-                result.append(
-                    source.read_masks(indexes, window=window) if masks else source.read(indexes, window=window)
-                )
+            for path, group in itertools.groupby(bands, key=lambda band: band[0]):
+                source = self._open(path, self._kernels.get(path, Resampling.nearest) if smooth else Resampling.nearest)
+                indexes = [index for _, index in group]
+                read = source.read_masks if masks else source.read
+                result.append(read(indexes, window=window))
         except GDAL_ERRORS:
             row, column = box.rows.start, box.columns.start
             raise DataError(f"{shown(path)}: can't be read at row {row}, column {column}: damaged or cut off") from None
@@ -241,9 +231,9 @@ class AlignedReader:
 
     def read(self, box: Box) -> Pixels:
         """A window inside the grid."""
-        acquisition = self._acquisition
+        acquisition = self.acquisition
         values = self._read(acquisition.bands, box, smooth=True)
-        gains, offsets = (np.array(x, np.float64).reshape(-1, 1, 1) for x in (acquisition.gains, acquisition.offsets))
+        gains, offsets = np.array(acquisition.meanings).T[..., None, None]  # (2, C, 1, 1)
         with np.errstate(invalid="ignore"):
             reflectance = (values * gains + offsets).astype(np.float32)
         # What a kernel mixed with nodata is no data either.
@@ -265,6 +255,10 @@ def grid_of_acquisition(acquisition: Acquisition) -> Grid:
         with open_raster(path) as source:
             grids.append(grid_of(source))
     return min(grids, key=lambda grid: abs(grid.transform.a))
+
+
+def _window(box: Box) -> Window:
+    return Window(box.columns.start, box.rows.start, box.columns.size, box.rows.size)
 
 
 def _whole_pixels_apart(a: Grid, b: Grid) -> bool:
@@ -294,79 +288,53 @@ class Raster(NamedTuple):
     tags: Mapping[str, str]
     unit: float | None = None  # reflectance = value × unit
 
-    def bytes(self) -> int:
-        return self.grid.height * self.grid.width * len(self.descriptions) * np.dtype(self.dtype).itemsize
 
+class CogWriter(NamedTuple):
+    """Takes the blocks of a GeoTIFF."""
 
-class CogWriter:
-    """Blocks go to a tiled GeoTIFF aside, then GDAL's COG driver makes the file from it.
-
-    Equal pixels and tags make equal files. A context manager: leaving it without an error finishes the file, whole
-    and under its name.
-    """
-
-    def __init__(self, path: Path, raster: Raster) -> None:
-        self._path = path
-        self._raster = raster
-        self._aside = path.with_name(f".{path.name}.pixels.tif")
-        self._writer: DatasetWriter | None = None
-
-    def __enter__(self) -> "CogWriter":
-        grid, dtype, nodata, names, tags, unit = self._raster
-        self._writer = rasterio.open(
-            self._aside, "w", driver="GTiff", width=grid.width, height=grid.height, count=len(names), dtype=dtype,
-            crs=grid.crs, transform=grid.transform, nodata=nodata, interleave="pixel", bigtiff="if_safer",
-            tiled=True, blockxsize=BLOCK, blockysize=BLOCK, compress="deflate", zlevel=1,
-            photometric="RGB" if names[:3] == ("red", "green", "blue") else "MINISBLACK",
-        )  # fmt: skip
-        self._writer.colorinterp = [COLOURS.get(name, ColorInterp.undefined) for name in names]
-        self._writer.descriptions = names
-        if unit is not None:
-            self._writer.scales = (unit,) * len(names)
-        self._writer.update_tags(**tags)
-        return self
+    target: DatasetWriter
 
     def blocks(self) -> Iterator[Box]:
         """The blocks in the order to write them in, each once."""
-        height, width = self._raster.grid.shape
-        for row in range(0, height, BLOCK):
-            for column in range(0, width, BLOCK):
-                yield Box(Span(row, min(row + BLOCK, height)), Span(column, min(column + BLOCK, width)))
+        height, width = self.target.shape
+        for row, column in itertools.product(range(0, height, BLOCK), range(0, width, BLOCK)):
+            yield Box(Span(row, min(row + BLOCK, height)), Span(column, min(column + BLOCK, width)))
 
     def write(self, pixels: NDArray, box: Box) -> None:
-        assert self._writer is not None
-        with self._errors():
-            self._writer.write(
-                pixels, window=Window(box.columns.start, box.rows.start, box.columns.size, box.rows.size)
-            )
-
-    @contextlib.contextmanager
-    def _errors(self) -> Iterator[None]:
-        try:
-            yield
-        except GDAL_ERRORS:
-            raise DataError(f"{self._path}: can't be written; is the disk full?") from None
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        assert self._writer is not None
-        try:
-            with contextlib.suppress(DataError) if error else contextlib.nullcontext(), self._errors():
-                self._writer.close()
-            if error is None:
-                predictor = "FLOATING_POINT" if np.dtype(self._raster.dtype).kind == "f" else "STANDARD"
-                with self._errors(), atomic_write(self._path) as aside:
-                    rasterio.shutil.copy(
-                        self._aside, aside, driver="COG", compress="DEFLATE", level=3, predictor=predictor,
-                        blocksize=BLOCK, overview_resampling="AVERAGE", bigtiff="IF_SAFER", num_threads="ALL_CPUS",
-                    )  # fmt: skip
-        finally:
-            self._aside.unlink(missing_ok=True)
+        self.target.write(pixels, window=_window(box))
 
 
-BRIGHTNESS_BANDS = ("B04", "B02")  # red and blue tell clouds by how bright and white they are
-CLOUD_CONTEXT = BRIGHT_MARGIN + 2 * SMALL  # how far the cloud tests look
+@contextlib.contextmanager
+def writing_cog(path: Path, raster: Raster) -> Iterator[CogWriter]:
+    """Blocks go to a tiled GeoTIFF aside, then GDAL's COG driver makes the file from it, whole or not at all.
+
+    Equal pixels and tags make equal files. Raises DataError where it can't be written.
+    """
+    grid, dtype, nodata, names, tags, unit = raster
+    aside = path.with_name(f".{path.name}.pixels.tif")
+    try:
+        with rasterio.open(
+            aside, "w", driver="GTiff", width=grid.width, height=grid.height, count=len(names), dtype=dtype,
+            crs=grid.crs, transform=grid.transform, nodata=nodata, interleave="pixel", bigtiff="if_safer",
+            tiled=True, blockxsize=BLOCK, blockysize=BLOCK, compress="deflate", zlevel=1,
+            photometric="RGB" if names[:3] == ("red", "green", "blue") else "MINISBLACK",
+        ) as target:  # fmt: skip
+            target.colorinterp = [COLOURS.get(name, ColorInterp.undefined) for name in names]
+            target.descriptions = names
+            if unit is not None:
+                target.scales = (unit,) * len(names)
+            target.update_tags(**tags)
+            yield CogWriter(target)
+        with atomic_write(path) as whole:
+            rasterio.shutil.copy(
+                aside, whole, driver="COG", compress="DEFLATE", level=3, blocksize=BLOCK, bigtiff="IF_SAFER",
+                predictor="FLOATING_POINT" if np.dtype(dtype).kind == "f" else "STANDARD",
+                overview_resampling="AVERAGE", num_threads="ALL_CPUS",
+            )  # fmt: skip
+    except GDAL_ERRORS as error:
+        raise DataError(f"{path}: can't be written; is the disk full?") from error
+    finally:
+        aside.unlink(missing_ok=True)
 
 
 def rated_pixels(reader: AlignedReader, grid: Grid, box: Box, *, clouds: bool) -> tuple[NDArray[np.float32], Quality]:
@@ -381,7 +349,7 @@ def rated_pixels(reader: AlignedReader, grid: Grid, box: Box, *, clouds: bool) -
     if clouds and classes is not None:
         quality[cloudy_classes(classes)] = NOTHING
     elif clouds and reader.tells_brightness:
-        red, blue = (reflectance[reader.names.index(band)] for band in BRIGHTNESS_BANDS)
+        red, blue = (reflectance[reader.acquisition.names.index(band)] for band in BRIGHTNESS_BANDS)
         quality[cloudy_brightness(red, blue, data) & data] = DOUBTFUL
     rows, columns = box.slices(around)
     return reflectance[:, rows, columns], quality[rows, columns]

@@ -1,41 +1,46 @@
 """Sentinel-2 products as they are distributed: a .SAFE folder with its metadata, or a zip of one; level 1C or 2A."""
 
 import re
-from collections.abc import Callable, Sequence
+import zipfile
+import zlib
+from collections.abc import Sequence
 from datetime import date
 from pathlib import Path
 from typing import NamedTuple
-from xml.etree.ElementTree import Element, ParseError
+from xml.etree.ElementTree import ParseError
 
-from defusedxml import DefusedXmlException, ElementTree
+from defusedxml import ElementTree
 
 from utils.errors import DataError
 from utils.geo.bands import METRES
-from utils.geo.sources import LARGEST_METADATA, member_path, open_archive
 
-# band_id of the metadata's offset lists.
-_NUMBERS = {band: str(i) for i, band in enumerate(
-    ("B01", "B02", "B03", "B04", "B05", "B06", "B07", "B08", "B8A", "B09", "B10", "B11", "B12")
-)}  # fmt: skip
-_METADATA = re.compile(r"MTD_MSIL(1C|2A)\.xml")
+LARGEST_METADATA = 32 * 2**20  # bytes
+_QUANTITIES = {  # what the metadata of a level call quantification and offset
+    "MTD_MSIL2A.xml": ("BOA_QUANTIFICATION_VALUE", "BOA_ADD_OFFSET"),
+    "MTD_MSIL1C.xml": ("QUANTIFICATION_VALUE", "RADIO_ADD_OFFSET"),
+}
+# Bands in the order of the metadata's band_id.
+_BANDS = ("B01", "B02", "B03", "B04", "B05", "B06", "B07", "B08", "B8A", "B09", "B10", "B11", "B12")
+_ZIP_ERRORS = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, OSError, ValueError)
 
 
 class SafeProduct(NamedTuple):
-    """What is needed of a product: reflectance = (value + offset) / quantification."""
+    """What is needed of a product, as an `Acquisition` has it."""
 
     day: date
-    bands: tuple[Path, ...]  # at their own resolution
-    quantification: float
-    offsets: tuple[float, ...]  # of each band, in its own numbers; -1000 since processing baseline 04.00
-    scene_classification: Path | None  # 20 m; level 2A only
+    names: tuple[str, ...]
+    bands: tuple[tuple[Path, int], ...]  # at their own resolution
+    meanings: tuple[tuple[float, float], ...]  # gain and offset
+    classes: tuple[Path, int] | None  # 20 m; level 2A only
 
 
 class _ProductFiles(NamedTuple):
     """The files of a product, in a folder or an archive."""
 
-    members: list[str]  # below the product's own folder
-    read: Callable[[str], bytes]
-    path: Callable[[str], Path]
+    root: Path  # GDAL's name of the product's own folder
+    members: list[str]  # below it
+    metadata: str  # the name of its XML file
+    xml: bytes
 
 
 def is_safe(path: Path) -> bool:
@@ -48,107 +53,58 @@ def is_safe(path: Path) -> bool:
 def read_safe(product: Path, *, bands: Sequence[str]) -> SafeProduct:
     """What a product holds of some bands. Raises DataError where it is incomplete or its metadata can't be read."""
     files = _in_folder(product) if product.is_dir() else _in_archive(product)
-    found = [member for member in files.members if _METADATA.fullmatch(member)]
-    if len(found) != 1:
-        raise DataError(
-            f"{product}: a .SAFE product holds one MTD_MSIL1C.xml or MTD_MSIL2A.xml; this one has {len(found)}"
-        )
-    metadata = f"{product}/{found[0]}"
-    elements = read_elements(files.read(found[0]), source=metadata)
-    quantity, offset = {
-        "MTD_MSIL2A.xml": ("BOA_QUANTIFICATION_VALUE", "BOA_ADD_OFFSET"),
-        "MTD_MSIL1C.xml": ("QUANTIFICATION_VALUE", "RADIO_ADD_OFFSET"),
-    }[found[0]]
-    quantification = _number(_only(elements, quantity, metadata), metadata)
+    source = f"{product}/{files.metadata}"
+    quantity, offset = _QUANTITIES[files.metadata]
+    texts: dict[str, str] = {}
+    stated: dict[str, str] = {}
+    try:
+        for element in ElementTree.fromstring(files.xml, forbid_dtd=True).iter():  # and with the DTD every entity
+            name, text = element.tag.rpartition("}")[2], (element.text or "").strip()
+            texts.setdefault(name, text)
+            if name == offset:
+                stated[element.get("band_id", "")] = text
+        quantification, day = float(texts[quantity]), date.fromisoformat(texts["PRODUCT_START_TIME"][:10])
+        offsets = [float(stated[str(_BANDS.index(band))]) if stated else 0.0 for band in bands]
+    except KeyError as missing:
+        raise DataError(f"{source}: incomplete: no {missing} in it, or no {offset} of that band") from None
+    except (ParseError, ValueError, LookupError) as error:
+        raise DataError(f"{source}: not the metadata of a product: {error}") from None
     if not 0 < quantification < float("inf"):
-        raise DataError(f"{metadata}: {quantity} is {quantification:g}, not positive")
-    offsets = {e.get("band_id"): _number(e, metadata) for e in elements if _name(e) == offset}
-    if offsets and not {_NUMBERS[band] for band in bands} <= set(offsets):
-        raise DataError(f"{metadata}: {offset} is there, but not for each of the bands {', '.join(bands)}")
+        raise DataError(f"{source}: {quantity} is {quantification:g}, not positive")
     classes = _images(files.members, "SCL")
     return SafeProduct(
-        day=_day(_only(elements, "PRODUCT_START_TIME", metadata), metadata),
-        bands=tuple(files.path(_band(product, files.members, band)) for band in bands),
-        quantification=quantification,
-        offsets=tuple(offsets.get(_NUMBERS[band], 0.0) for band in bands),
-        scene_classification=files.path(classes[0]) if classes else None,
+        day,
+        names=tuple(bands),
+        bands=tuple((files.root / _band(product, files.members, band), 1) for band in bands),
+        # Reflectance = (value + offset) / quantification; the offset is -1000 since processing baseline 04.00.
+        meanings=tuple((1 / quantification, offset * (1 / quantification)) for offset in offsets),
+        classes=(files.root / classes[0], 1) if classes else None,
     )
 
 
 def _in_folder(folder: Path) -> _ProductFiles:
-    paths = [*folder.glob("MTD_MSIL*.xml"), *folder.glob("GRANULE/*/IMG_DATA/**/*")]
-    return _ProductFiles(
-        members=[path.relative_to(folder).as_posix() for path in paths],
-        read=lambda member: (folder / member).read_bytes(),
-        path=lambda member: folder / member,
-    )
+    found = [name for name in _QUANTITIES if (folder / name).is_file()]
+    if len(found) != 1:
+        raise DataError(f"{folder}: holds {len(found)} of {', '.join(_QUANTITIES)}; a .SAFE product holds one")
+    members = [path.relative_to(folder).as_posix() for path in folder.glob("GRANULE/*/IMG_DATA/**/*")]
+    return _ProductFiles(folder, members, found[0], (folder / found[0]).read_bytes())
 
 
 def _in_archive(path: Path) -> _ProductFiles:
-    with open_archive(path) as archive:
-        names = archive.namelist()
-    roots = {name.rpartition("/")[0] for name in names if _METADATA.fullmatch(name.rpartition("/")[2])}
-    if len(roots) != 1:
-        raise DataError(f"{path}: holds {len(roots)} Sentinel-2 products (MTD_MSIL1C.xml or MTD_MSIL2A.xml), not one")
-    root = "".join(f"{folder}/" for folder in roots if folder)
-
-    def read(member: str) -> bytes:
-        with open_archive(path) as archive:
-            if archive.getinfo(root + member).file_size > LARGEST_METADATA:
-                raise DataError(f"{path}/{member}: too large for a product's metadata; not read")
-            return archive.read(root + member)
-
-    return _ProductFiles(
-        members=[name.removeprefix(root) for name in names if name.startswith(root)],
-        read=read,
-        path=lambda member: member_path(path, root + member),
-    )
-
-
-def read_elements(content: bytes, *, source: str) -> list[Element]:
-    """All elements of an XML file.
-
-    Raises:
-        DataError: no plain XML; a document type, and with it every entity, is refused.
-    """
     try:
-        return list(ElementTree.fromstring(content, forbid_dtd=True).iter())
-    except (ParseError, ValueError, LookupError) as error:
-        if isinstance(error, DefusedXmlException):
-            raise DataError(
-                f"{source}: not read: it holds a document type declaration, product metadata doesn't"
-            ) from None
-        raise DataError(f"{source}: not readable as XML: {error}") from None
-
-
-def _name(element: Element) -> str:
-    """Without its namespace."""
-    return element.tag.rpartition("}")[2]
-
-
-def _text(element: Element) -> str:
-    return (element.text or "").strip()
-
-
-def _only(elements: list[Element], name: str, metadata: str) -> Element:
-    found = [element for element in elements if _name(element) == name]
-    if not found:
-        raise DataError(f"{metadata}: no {name}; the product's metadata is incomplete")
-    return found[0]
-
-
-def _number(element: Element, metadata: str) -> float:
-    try:
-        return float(_text(element))
-    except ValueError:
-        raise DataError(f"{metadata}: {_name(element)} is {_text(element)!r}, not a number") from None
-
-
-def _day(element: Element, metadata: str) -> date:
-    try:
-        return date.fromisoformat(_text(element)[:10])
-    except ValueError:
-        raise DataError(f"{metadata}: {_name(element)} is {_text(element)!r}, not a time") from None
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+            found = [name for name in names if name.rpartition("/")[2] in _QUANTITIES]
+            if len(found) != 1:
+                raise DataError(f"{path}: holds {len(found)} Sentinel-2 products ({', '.join(_QUANTITIES)}), not one")
+            if archive.getinfo(found[0]).file_size > LARGEST_METADATA:
+                raise DataError(f"{path}/{found[0]}: too large for a product's metadata; not read")
+            xml = archive.read(found[0])
+    except _ZIP_ERRORS as error:
+        raise DataError(f"{path}: not a zip file that can be read: {error}") from None
+    folder, _, metadata = found[0].rpartition("/")
+    members = [name.removeprefix(f"{folder}/") for name in names if name.startswith(folder)]
+    return _ProductFiles(Path(f"/vsizip/{{{path.resolve()}}}/{folder}"), members, metadata, xml)
 
 
 def _images(members: Sequence[str], band: str) -> list[str]:

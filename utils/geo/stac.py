@@ -1,19 +1,23 @@
-"""STAC items: JSON files that say where the bands of an acquisition lie, when it was made, what its numbers mean."""
+"""STAC items: JSON files that say where the bands of an acquisition lie and what they mean; files on the network.
 
-import json
-import math
-import urllib.error
-import urllib.request
-from collections.abc import Iterator, Sequence
-from datetime import date
-from http.client import HTTPException, HTTPMessage
+A file at an address has GDAL's name as its ``Path``: ``/vsicurl?...url=ADDRESS``.
+"""
+
+import contextlib
+from collections.abc import Iterable, Sequence
+from datetime import date, datetime
+from http.client import HTTPException
 from pathlib import Path
-from typing import IO, Any, NamedTuple, NoReturn
-from urllib.parse import unquote, urlsplit
+from typing import Annotated, Literal, NamedTuple
+from urllib import request
+from urllib.error import HTTPError
+from urllib.parse import parse_qs, unquote, urlencode, urlsplit
+
+import rasterio
+from pydantic import AliasChoices, BaseModel, Field, TypeAdapter, ValidationError
 
 from utils.errors import DataError
 from utils.geo.bands import band_name
-from utils.geo.sources import Band, remote_path
 
 LARGEST_FILE = 64 * 2**20  # bytes; an item has about 20 KB
 MOST_ITEMS = 5000
@@ -25,24 +29,90 @@ TRIES = 3
 SHIFTED_BASELINE = 4.0
 SHIFTED_MEANING = (1e-4, -0.1)
 
+_TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+_REMOTE = "/vsicurl?"
+# Retries for a server that is busy or breaks off; no request goes to anything but the address itself.
+_REMOTE_OPTIONS = {"max_retry": 3, "retry_delay": 0.5, "list_dir": "no", "empty_dir": "yes", "use_head": "no"}
+
+Band = tuple[Path, int]  # a file and the number of the band in it, from 1
+Meaning = tuple[float, float]  # gain and offset: reflectance = value · gain + offset
+
 
 class StacItem(NamedTuple):
     """An acquisition as an item describes it."""
 
     name: str
     day: date
-    bands: dict[str, Band]  # by Sentinel-2's names
-    meanings: dict[str, tuple[float, float]]  # gain and offset, where the item states them
+    bands: tuple[Band, ...]
+    meanings: tuple[Meaning | None, ...]  # of each band, where the item states them
     classes: Band | None
 
 
-class _Asset(NamedTuple):
-    key: str
+# What is read of a file; more may stand beside it.
+
+
+class _Described(BaseModel):
+    name: str | None = None
+    common_name: str | None = Field(None, validation_alias=AliasChoices("common_name", "eo:common_name"))
+    scale: float | None = Field(None, gt=0, lt=1e6, validation_alias=AliasChoices("scale", "raster:scale"))
+    offset: float | None = Field(None, gt=-1e6, lt=1e6, validation_alias=AliasChoices("offset", "raster:offset"))
+
+    @property
+    def meaning(self) -> Meaning | None:
+        """Gain and offset, where either is stated."""
+        stated = self.scale is not None or self.offset is not None
+        return (1.0 if self.scale is None else self.scale, self.offset or 0.0) if stated else None
+
+    def is_called(self, band: str) -> bool:
+        return any(band_name(text or "") == band for text in (self.name, self.common_name))
+
+
+class _Asset(_Described):
     href: str
-    kind: str  # its media type, which may be ""
-    roles: Sequence[str]
-    names: list[list[str]]  # what each of its bands may be called
-    meanings: list[tuple[float, float] | None]  # of each of its bands
+    type: str | None = None
+    roles: list[str] | None = None
+    common: list[_Described] = Field([], alias="bands")
+    optical: list[_Described] = Field([], alias="eo:bands")
+    raster: list[_Described] = Field([], alias="raster:bands")
+
+    @property
+    def bands(self) -> list[_Described]:
+        return self.optical or self.common
+
+    def meaning_of(self, index: int) -> Meaning | None:
+        stated = self.raster or self.common or [self]
+        return stated[index].meaning if index < len(stated) else None
+
+
+class _Properties(BaseModel):
+    at: datetime | None = Field(None, alias="datetime")
+    start: datetime | None = Field(None, alias="start_datetime")
+    baseline: str | float | None = Field(
+        None, validation_alias=AliasChoices("processing:version", "s2:processing_baseline")
+    )
+    offset_applied: bool | None = Field(None, alias="earthsearch:boa_offset_applied")
+
+    @property
+    def is_shifted(self) -> bool:
+        """Whether numbers hold the offset of processing baseline 04.00, where the item gives no scale and offset."""
+        with contextlib.suppress(ValueError):
+            return float(self.baseline or 0) >= SHIFTED_BASELINE and not self.offset_applied
+        return False
+
+
+class _Item(BaseModel):
+    type: Literal["Feature"]
+    id: str = ""
+    properties: _Properties
+    assets: dict[str, _Asset]
+
+
+class _Collection(BaseModel):
+    type: Literal["FeatureCollection"]
+    features: list[_Item] = Field(min_length=1, max_length=MOST_ITEMS)
+
+
+_FILE: TypeAdapter[_Item | _Collection] = TypeAdapter(Annotated[_Item | _Collection, Field(discriminator="type")])
 
 
 def read_items(path: Path, *, bands: Sequence[str], remote: bool) -> list[StacItem]:
@@ -55,131 +125,66 @@ def read_items(path: Path, *, bands: Sequence[str], remote: bool) -> list[StacIt
     Raises:
         DataError: no items, items that lack a band, files outside the item's folder, servers that don't serve.
     """
-    content = _content(path)
-    items = content.get("features") if content.get("type") == "FeatureCollection" else [content]
-    if not isinstance(items, list) or not items or not all(_is_item(item) for item in items):
-        raise DataError(f"{path}: not a STAC item and not a collection of items")
-    if len(items) > MOST_ITEMS:
-        raise DataError(f"{path}: {len(items)} items; {MOST_ITEMS} are read at most")
-    return [_read_item(path, item, bands=bands, remote=remote) for item in items]
-
-
-def _content(path: Path) -> dict[str, Any]:
-    def refuse(constant: str) -> NoReturn:
-        raise ValueError(f"{constant} is no number")
-
     try:
         if path.stat().st_size > LARGEST_FILE:
             raise DataError(f"{path}: larger than {LARGEST_FILE >> 20} MB; give fewer items")
-        content = json.loads(path.read_bytes(), parse_constant=refuse)
-    except (ValueError, RecursionError, OSError) as error:
-        raise DataError(f"{path}: not readable as JSON: {error}") from None
-    if not isinstance(content, dict):
-        raise DataError(f"{path}: not a STAC item and not a collection of items")
-    return content
+        content = _FILE.validate_json(path.read_bytes())
+    except ValidationError as error:
+        wrong = error.errors()[0]
+        said = " ".join(f"{'.'.join(map(str, wrong['loc']))} {wrong['msg']}".split())[:300]
+        raise DataError(f"{path}: not a STAC item or a collection of items: {said}") from None
+    items = [content] if isinstance(content, _Item) else content.features
+    return [_read_item(path, item, bands=bands, remote=remote) for item in items]
 
 
-def _is_item(item: object) -> bool:
-    return (
-        isinstance(item, dict)
-        and item.get("type") == "Feature"
-        and all(isinstance(item.get(key), dict) for key in ("assets", "properties"))
-    )
-
-
-def _read_item(path: Path, item: dict[str, Any], *, bands: Sequence[str], remote: bool) -> StacItem:
-    name, properties = str(item.get("id") or path.stem)[:100], item["properties"]
+def _read_item(path: Path, item: _Item, *, bands: Sequence[str], remote: bool) -> StacItem:
+    name, properties = (item.id or path.stem)[:100], item.properties
     where = f"{path}: item {name}"
-    stated = properties.get("datetime") or properties.get("start_datetime")
-    try:
-        day = date.fromisoformat(str(stated)[:10])
-    except ValueError:
-        raise DataError(f"{where}: its datetime is {str(stated)[:40]!r}, no time") from None
-    assets = list(_assets(item["assets"], where=where))
-    shifted = _is_shifted(properties)
-    found: dict[str, Band] = {}
-    meanings: dict[str, tuple[float, float]] = {}
+    taken = properties.at or properties.start
+    if taken is None:
+        raise DataError(f"{where}: states no datetime")
+    found: list[Band] = []
+    meanings: list[Meaning | None] = []
     for band in bands:
-        chosen = _asset_of(assets, band)
+        chosen = _asset_of(item.assets, band)
         if chosen is None:
-            keys = ", ".join(asset.key for asset in assets)[:300]
-            raise DataError(f"{where}: no asset holds {band}; it has {keys or 'none'}")
+            raise DataError(f"{where}: no asset holds {band}; it has {', '.join(item.assets)[:300] or 'none'}")
         asset, index = chosen
-        found[band] = _located(asset.href, path, where=where, remote=remote), index + 1
-        meaning = asset.meanings[index] if index < len(asset.meanings) else None
-        if meaning is not None and properties.get("earthsearch:boa_offset_applied") is True:
+        found.append((_located(asset.href, path, where=where, remote=remote), index + 1))
+        meaning = asset.meaning_of(index)
+        if meaning is not None and properties.offset_applied:
             meaning = meaning[0], 0.0  # whatever raster:bands says
-        if meaning is None and shifted:
-            meaning = SHIFTED_MEANING
-        if meaning is not None:
-            meanings[band] = meaning
-    classes = next((asset for asset in assets if asset.key.lower().startswith("scl")), None)
-    located = _located(classes.href, path, where=where, remote=remote) if classes else None
-    return StacItem(name, day, found, meanings, (located, 1) if located else None)
+        meanings.append(SHIFTED_MEANING if meaning is None and properties.is_shifted else meaning)
+    classes = next((asset.href for key, asset in item.assets.items() if key.lower().startswith("scl")), None)
+    located = None if classes is None else (_located(classes, path, where=where, remote=remote), 1)
+    return StacItem(name, taken.date(), tuple(found), tuple(meanings), located)
 
 
-def _is_shifted(properties: dict[str, Any]) -> bool:
-    """Whether numbers hold the offset of processing baseline 04.00, where the item gives no scale and offset."""
-    baseline = properties.get("processing:version", properties.get("s2:processing_baseline"))
-    try:
-        return float(str(baseline)) >= SHIFTED_BASELINE and not properties.get("earthsearch:boa_offset_applied")
-    except ValueError:
-        return False
-
-
-def _assets(assets: dict[str, Any], *, where: str) -> Iterator[_Asset]:
-    for key, asset in assets.items():
-        if not isinstance(asset, dict) or not isinstance(asset.get("href"), str):
-            continue
-        lists = [asset.get(field) for field in ("bands", "eo:bands", "raster:bands")]
-        common, optical, raster = (
-            [band for band in bands if isinstance(band, dict)] if isinstance(bands, list) else [] for bands in lists
-        )
-        described = optical or common
-        names = [
-            [str(band[field]) for field in ("name", "common_name", "eo:common_name") if field in band]
-            for band in described
-        ]
-        meanings = [_meaning(band, where=f"{where}, asset {key}") for band in raster or common or [asset]]
-        roles = asset.get("roles")
-        yield _Asset(
-            key, asset["href"], str(asset.get("type", "")), roles if isinstance(roles, list) else [], names, meanings
-        )
-
-
-def _meaning(band: dict[str, Any], *, where: str) -> tuple[float, float] | None:
-    """Gain and offset of a band, where it states either."""
-    gain, offset = (band.get(field, band.get(f"raster:{field}")) for field in ("scale", "offset"))
-    if gain is None and offset is None:
-        return None
-    gain, offset = 1.0 if gain is None else gain, 0.0 if offset is None else offset
-    if not all(isinstance(x, int | float) and math.isfinite(x) and abs(x) < 1e6 for x in (gain, offset)) or gain <= 0:
-        raise DataError(f"{where}: scale {str(gain)[:40]} and offset {str(offset)[:40]} give no reflectance")
-    return float(gain), float(offset)
-
-
-def _asset_of(assets: Sequence[_Asset], band: str) -> tuple[_Asset, int] | None:
+def _asset_of(assets: dict[str, _Asset], band: str) -> tuple[_Asset, int] | None:
     """The asset that holds a band, and which of its bands: by its key, by what its only band is called, by any."""
-    data = [a for a in assets if not {"visual", "overview", "thumbnail"} & {a.key.lower(), *map(str, a.roles)}]
-    data.sort(key=lambda asset: "jp2" in asset.kind or asset.href.lower().endswith(".jp2"))  # GeoTIFFs first
-    for asset in data:
-        if len(asset.names) <= 1 and band_name(asset.key.partition("_")[0].partition("-")[0]) == band:
+    shown = {"visual", "overview", "thumbnail"}
+    data = [(key, asset) for key, asset in assets.items() if not shown & {key.lower(), *(asset.roles or [])}]
+    data.sort(key=lambda pair: "jp2" in (pair[1].type or "") or pair[1].href.lower().endswith(".jp2"))  # GeoTIFFs first
+    for key, asset in data:
+        if len(asset.bands) <= 1 and band_name(key.partition("_")[0].partition("-")[0]) == band:
             return asset, 0
-    for single in (True, False):
-        for asset in data:
-            for index, names in enumerate(asset.names):
-                if (len(asset.names) == 1) == single and band in map(band_name, names):
-                    return asset, index
-    return None
+    single = [asset for _, asset in data if len(asset.bands) == 1]
+    several = [asset for _, asset in data if len(asset.bands) > 1]
+    named = (
+        (asset, i) for asset in single + several for i in range(len(asset.bands)) if asset.bands[i].is_called(band)
+    )
+    return next(named, None)
 
 
 def _located(href: str, item: Path, *, where: str, remote: bool) -> Path:
     """GDAL's name of an asset's file. Raises DataError for one that may not be read."""
-    address = urlsplit(href)
+    try:
+        address = urlsplit(href)
+        path = (item.parent / unquote(address.path)).resolve()
+    except ValueError as error:
+        raise DataError(f"{where}: {href[:200]!r}: {error}") from None
     if address.scheme in ("", "file"):
-        folder = item.parent.resolve()
-        path = (folder / unquote(address.path)).resolve()
-        if not path.is_relative_to(folder):
+        if not path.is_relative_to(item.parent.resolve()):
             raise DataError(f"{where}: {href[:200]!r} leads out of the item's folder; not read")
         return path
     if address.scheme != "https" and not (address.scheme == "http" and address.hostname in LOOPBACK):
@@ -187,37 +192,54 @@ def _located(href: str, item: Path, *, where: str, remote: bool) -> Path:
     if not remote:
         raise DataError(f"{where}: its files are on {address.hostname}; give --remote to read them over the network")
     _check_server(href, where=where)
-    return remote_path(href)
+    return Path(_REMOTE + urlencode({**_REMOTE_OPTIONS, "url": href}))
 
 
-class _NoRedirect(urllib.request.HTTPRedirectHandler):
-    def redirect_request(
-        self, req: urllib.request.Request, fp: IO[bytes], code: int, msg: str, headers: HTTPMessage, newurl: str
-    ) -> None:
-        return None
+# The network
 
 
 def _check_server(address: str, *, where: str) -> None:
     """Ask for the first bytes: the server must answer in time, itself, and with a TIFF. Raises DataError."""
-    shown = address.partition("?")[0]
-    request = urllib.request.Request(address, headers={"Range": "bytes=0-15"})
-    opener = urllib.request.build_opener(_NoRedirect)
-    said: object = ""
+    opener = request.OpenerDirector()  # without the handler that follows redirects
+    for handler in (request.ProxyHandler, request.HTTPHandler, request.HTTPSHandler, request.HTTPErrorProcessor):
+        opener.add_handler(handler())
+    opener.add_handler(request.HTTPDefaultErrorHandler())
+    said = ""
     for _ in range(TRIES):
         try:
-            with opener.open(request, timeout=SECONDS) as answer:
-                begin = answer.read(16)
-        except urllib.error.HTTPError as error:
-            if 300 <= error.code < 400:
-                raise DataError(f"{where}: {shown} redirects elsewhere; name the file's own address") from None
-            said = f"status {error.code}"
+            first = request.Request(address, headers={"Range": "bytes=0-15"})
+            with opener.open(first, timeout=SECONDS) as answer:
+                if answer.read(4) in _TIFF:
+                    return
+            said = "is no Cloud-Optimized GeoTIFF"
+            break
+        except HTTPError as error:
+            redirects = "; it redirects elsewhere, which isn't followed" * (300 <= error.code < 400)
+            said = f"can't be read: status {error.code}{redirects}"
             if error.code < 500 and error.code != 429:
                 break
-            continue
         except (OSError, HTTPException, ValueError) as error:
-            said = error
-            continue
-        if not begin.startswith((b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")):
-            raise DataError(f"{where}: {shown} is no Cloud-Optimized GeoTIFF")
-        return
-    raise DataError(f"{where}: {shown} can't be read: {said}")
+            said = f"can't be read: {error}"
+    raise DataError(f"{where}: {address.partition('?')[0]} {said}")
+
+
+def is_remote(path: Path) -> bool:
+    return str(path).startswith(_REMOTE)
+
+
+def network_options(paths: Iterable[Path]) -> contextlib.AbstractContextManager:
+    """What holds while GDAL reads files, some of which may lie on the network: time limits, no passwords of others."""
+    if not any(map(is_remote, paths)):
+        return contextlib.nullcontext()
+    return rasterio.Env(
+        GDAL_HTTP_TIMEOUT=60, GDAL_HTTP_CONNECTTIMEOUT=15, GDAL_HTTP_NETRC="NO",
+        GDAL_DISABLE_READDIR_ON_OPEN="EMPTY_DIR",
+    )  # fmt: skip
+
+
+def shown(path: Path) -> str:
+    """A file's name for people; of an address without what follows the question mark, which may be secret."""
+    if not is_remote(path):
+        return str(path)
+    address = urlsplit(parse_qs(str(path).removeprefix(_REMOTE))["url"][0])
+    return f"{address.scheme}://{address.netloc}{address.path}"

@@ -234,5 +234,5 @@ def test_bands_of_the_result(tmp_path: Path, caplog: pytest.LogCaptureFixture) -
     assert caplog.text == ""  # GDAL has nothing to warn of
     (again,) = find_acquisitions([path], bands=("B05", "B08"))
     assert again.bands == ((path, 5), (path, 4))
-    assert again.gains == (0.0001, 0.0001)
+    assert again.meanings == ((0.0001, 0.0),) * 2
     assert Image.open(tmp_path / "out_preview.png").size == (408, 160)

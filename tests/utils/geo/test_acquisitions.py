@@ -1,72 +1,187 @@
-"""Finding acquisitions: dates, bands, scales, products, masks; bad input in one line."""
+"""One scene in every form that people have it in gives the same numbers; bad and hostile input is one line."""
 
 import logging
+import struct
+import zipfile
+from collections.abc import Callable
 from datetime import date
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import rasterio
+from affine import Affine
 
-from tests.scenes import ground, write_safe, write_series, write_tif
+from tests.scenes import TRANSFORM, ground, write_band_files, write_item, write_safe, write_series, write_tif, zipped
 from utils.errors import ConfigError, DataError
-from utils.geo.acquisitions import day_in, find_acquisitions
+from utils.geo.acquisitions import Acquisition, day_in, find_acquisitions
 from utils.geo.bands import RGB
-from utils.geo.raster import AlignedReader, Grid
-from utils.geo.sentinel2_safe import read_elements, read_safe
-from utils.geo.sources import Acquisition
-from utils.geo.windows import Box, Span
+from utils.geo.raster import AlignedReader, grid_of_acquisition
+from utils.geo.stac import network_options
 
 DAY = date(2023, 8, 7)
-NUMBERS = (ground(8, 9) * 10000).round().astype(np.uint16)
+PLACE = ground(64, 72)
+NUMBERS = (PLACE * 10000).round().astype(np.uint16)
+CLASSES = np.where(np.arange(32 * 36).reshape(32, 36) % 7, 4, 9).astype(np.uint8)
+HALF = TRANSFORM @ Affine.scale(2)
+JP2: dict[str, Any] = {"driver": "JP2OpenJPEG", "QUALITY": "100", "REVERSIBLE": "YES"}
 
 
-def one(path: Path, **options: object) -> Acquisition:
-    (found,) = find_acquisitions([path], **options)  # type: ignore[arg-type]
+def one(path: Path, **options: Any) -> Acquisition:
+    (found,) = find_acquisitions([path], **options)
     return found
 
 
-def values(acquisition: Acquisition) -> np.ndarray:
-    """All of its reflectance (C, h, w)."""
-    with rasterio.open(acquisition.bands[0][0]) as source:
-        grid = Grid(source.crs, source.transform, source.height, source.width)
-    reader = AlignedReader(acquisition, grid)
-    try:
-        return reader.read(Box(Span(0, grid.height), Span(0, grid.width))).reflectance
-    finally:
-        reader.close()
+def values(acquisition: Acquisition) -> tuple[np.ndarray, np.ndarray | None]:
+    """Its reflectance (C, h, w) and classes (h, w)."""
+    with network_options(acquisition.files):
+        grid = grid_of_acquisition(acquisition)
+        reader = AlignedReader(acquisition, grid)
+        try:
+            pixels = reader.read(grid.box)
+        finally:
+            reader.close()
+    return pixels.reflectance, pixels.classes
+
+
+def says(said: str, path: Path, **options: Any) -> None:
+    """What can't be read is an error of one line."""
+    with pytest.raises((DataError, ConfigError), match=said) as caught:
+        values(one(path, **options))
+    assert "\n" not in str(caught.value) and len(str(caught.value)) < 600
+
+
+# Forms
+
+
+def as_geotiff(folder: Path) -> Path:
+    write_tif(folder / "2023-08-07_SCL.tif", CLASSES[None], transform=HALF, names=())
+    return write_tif(folder / "2023-08-07.tif", NUMBERS).parent
+
+
+def as_folder_a_date(folder: Path) -> Path:
+    write_band_files(folder / "2023-08-07", NUMBERS)
+    write_tif(folder / "2023-08-07" / "SCL.tif", CLASSES[None], transform=HALF, names=())
+    write_tif(folder / "2023-08-07" / "TCI.tif", (NUMBERS // 40).astype(np.uint8), names=())
+    return folder
+
+
+def as_one_folder(folder: Path) -> Path:
+    return as_folder_a_date(folder) / "2023-08-07"
+
+
+def as_flat_names(folder: Path) -> Path:
+    prefix = "T30TXT_20230807T105621_"
+    for name, pixels in zip(RGB, NUMBERS, strict=True):
+        write_tif(folder / f"{prefix}{name}_10m.jp2", pixels[None], names=(), **JP2)
+    write_tif(folder / f"{prefix}B04_20m.jp2", NUMBERS[:1, ::2, ::2], transform=HALF, names=(), **JP2)
+    write_tif(folder / f"{prefix}TCI_10m.jp2", (NUMBERS // 40).astype(np.uint8), names=(), **JP2)
+    write_tif(folder / f"{prefix}SCL_20m.jp2", CLASSES[None], transform=HALF, names=(), **JP2)
+    return folder
+
+
+def as_earth_search_names(folder: Path) -> Path:
+    write_band_files(folder, NUMBERS, prefix="S2A_30TXT_20230807_0_L2A_")
+    write_tif(folder / "S2A_30TXT_20230807_0_L2A_SCL.tif", CLASSES[None], transform=HALF, names=())
+    return folder
+
+
+def as_safe(folder: Path) -> Path:
+    return write_safe(folder, PLACE, day=DAY, offset=-1000, classes=CLASSES)
+
+
+def as_zip(folder: Path) -> Path:
+    product = as_safe(folder)
+    return zipped(product, product.with_name(product.name + ".zip"))
+
+
+def as_zip_in_a_folder(folder: Path) -> Path:
+    return as_zip(folder).parent
+
+
+def as_item(folder: Path, *, shift: int = 1000, properties: dict[str, Any] | None = None, **stated: Any) -> Path:
+    write_band_files(folder / "cogs", NUMBERS + shift)
+    write_tif(folder / "cogs" / "SCL.tif", CLASSES[None], transform=HALF, names=())
+    hrefs = {**{band: f"./cogs/{band}.tif" for band in RGB}, "scl": "cogs/SCL.tif"}
+    return write_item(folder / "item.json", day=DAY, hrefs=hrefs, properties=properties, **stated)
+
+
+def as_item_of_a_newer_baseline(folder: Path) -> Path:
+    return as_item(folder, properties={"s2:processing_baseline": "05.09"})
+
+
+def as_item_with_scale(folder: Path) -> Path:
+    return as_item(folder, **{"raster:bands": [{"scale": 0.0001, "offset": -0.1, "nodata": 0}]})
+
+
+def as_item_whose_offset_was_applied(folder: Path) -> Path:
+    applied = {"earthsearch:boa_offset_applied": True, "s2:processing_baseline": "05.09"}
+    return as_item(folder, shift=0, properties=applied, **{"raster:bands": [{"scale": 0.0001, "offset": -0.1}]})
+
+
+FORMS: list[Callable[[Path], Path]] = [
+    as_folder_a_date, as_one_folder, as_flat_names, as_earth_search_names, as_safe, as_zip, as_zip_in_a_folder,
+    as_item_of_a_newer_baseline, as_item_with_scale, as_item_whose_offset_was_applied,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_every_form_gives_the_same_pixels(tmp_path: Path, form: Callable[[Path], Path]) -> None:
+    expected, classes = values(one(as_geotiff(tmp_path / "expected")))
+    np.testing.assert_allclose(expected, NUMBERS / 10000, rtol=1e-6)
+    found = one(form(tmp_path / "given"))
+    assert found.day == DAY
+    reflectance, own = values(found)
+    np.testing.assert_allclose(reflectance, expected, atol=1e-7)  # (v + 1000) / 10000 - 0.1 rounds once more
+    assert own is not None
+    np.testing.assert_array_equal(own, classes)
+
+
+def test_bands_of_other_resolutions_come_onto_the_finest_grid(tmp_path: Path) -> None:
+    write_band_files(tmp_path / "2023-08-07", NUMBERS, names=("B04", "B05", "B08"))
+    reflectance, _ = values(one(tmp_path, bands=("B04", "B05", "B08")))
+    np.testing.assert_allclose(reflectance[[0, 2]][:, :54, :62], NUMBERS[[0, 2], :54, :62] / 10000, rtol=1e-6)
+    inner = reflectance[1, 8:-8, 8:-8]
+    coarse = NUMBERS[1, ::2, ::2].repeat(2, 0).repeat(2, 1)[8:-8, 8:-8] / 10000
+    assert np.corrcoef(inner.ravel(), coarse.ravel())[0, 1] > 0.8
+    assert not np.array_equal(inner, coarse.astype(np.float32))  # interpolated
+
+
+# Dates
 
 
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("2023-08-07", DAY),
-        ("s2_20230807_bretagne", DAY),
-        ("x2023_08_07", DAY),
-        ("S2B_MSIL2A_20230807T105031_N0509_R051_T30TXT_20230901T140000", DAY),
-        ("T30TXT_20230807T105031_B04", DAY),
-        ("tile_12345678_2023-08-07", DAY),
-        ("20231345", None),
-        ("2023-0807", None),
-        ("120230807", None),
-        ("image", None),
+        ("2023-08-07", DAY), ("s2_20230807_bretagne", DAY), ("x2023_08_07", DAY), ("tile_12345678_2023-08-07", DAY),
+        ("S2B_MSIL2A_20230807T105031_N0509_R051_T30TXT_20230901T140000", DAY), ("T30TXT_20230807T105031_B04", DAY),
+        ("20231345", None), ("2023-0807", None), ("120230807", None), ("image", None),
     ],
-)
+)  # fmt: skip
 def test_day_in(text: str, expected: date | None) -> None:
     assert day_in(text) == expected
 
 
-def test_a_folder_in_order_of_dates(tmp_path: Path) -> None:
-    for name in ("b_20230810", "a_20230812", "S2A_MSIL2A_20230801T105031_N0509_R051_T30TXT_20230901T140000"):
-        write_tif(tmp_path / f"{name}.tif", NUMBERS)
+def test_a_folder_of_everything_in_order_of_dates(tmp_path: Path) -> None:
+    write_tif(tmp_path / "b_20230810.tif", NUMBERS)
+    write_tif(tmp_path / "S2A_MSIL2A_20230801T105031_N0509_R051_T30TXT_20230901T140000.tif", NUMBERS)
+    for day in ("2023-08-12", "2023-08-07"):
+        write_band_files(tmp_path / day, NUMBERS)
+    for day in ("20230901", "20230906"):
+        write_band_files(tmp_path, NUMBERS, prefix=f"T30TXT_{day}T105621_")
+    write_safe(tmp_path, PLACE, day=date(2023, 7, 7), offset=-1000, classes=CLASSES)
+    write_safe(tmp_path, PLACE, day=date(2021, 5, 1), suffix=".tif")
     (tmp_path / ".hidden.tif").write_text("")
     (tmp_path / "readme.txt").write_text("")
     found = find_acquisitions([tmp_path])
-    assert [a.day for a in found] == [date(2023, 8, 1), date(2023, 8, 10), date(2023, 8, 12)]
+    days = [date(2021, 5, 1), date(2023, 7, 7), *(date(2023, 8, day) for day in (1, 7, 10, 12))]
+    assert [a.day for a in found] == [*days, date(2023, 9, 1), date(2023, 9, 6)]
+    assert [a.day for a in found if a.classes] == [date(2023, 7, 7)]
 
 
 def test_dates_given_and_dates_in_tags(tmp_path: Path) -> None:
-    write_tif(tmp_path / "a.tif", NUMBERS)
+    assert one(write_tif(tmp_path / "a.tif", NUMBERS)).day is None  # which a lone image doesn't need
     tagged = write_tif(tmp_path / "b.tif", NUMBERS)
     with rasterio.open(tagged, "r+") as file:
         file.update_tags(acquisition_date="2023-08-07T10:50:31Z")
@@ -79,123 +194,66 @@ def test_dates_given_and_dates_in_tags(tmp_path: Path) -> None:
         find_acquisitions([tmp_path], days=[DAY])
 
 
-def test_a_lone_image_needs_no_date(tmp_path: Path) -> None:
-    assert one(write_tif(tmp_path / "a.tif", NUMBERS)).day is None
+# Bands
 
 
-def test_bands_by_name_by_number_and_by_order(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    bgr = write_tif(tmp_path / "bgr.tif", np.stack([*NUMBERS[::-1], NUMBERS[0]]), names=("Blue", "B3", "B04", "B08"))
-    np.testing.assert_allclose(values(one(bgr)), NUMBERS / 10000, rtol=1e-6)
-    np.testing.assert_allclose(values(one(bgr, numbers=[1, 2, 3])), NUMBERS[::-1] / 10000, rtol=1e-6)
+def test_bands_by_name_by_number_by_colour_and_by_order(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    four = np.stack([*NUMBERS, NUMBERS[0] + 2000])
+    mixed = write_tif(tmp_path / "mixed.tif", four[[3, 2, 0, 1]], names=("nir", "B2", "Red", "B03"))
+    np.testing.assert_allclose(values(one(mixed, bands=(*RGB, "B08")))[0], four / 10000, rtol=1e-6)
+    np.testing.assert_allclose(values(one(mixed, numbers=[2, 4, 3]))[0], NUMBERS[::-1] / 10000, rtol=1e-6)
+    coloured = write_tif(tmp_path / "coloured.tif", NUMBERS[::-1], names=())
+    with rasterio.open(coloured, "r+") as file:
+        file.colorinterp = [rasterio.enums.ColorInterp[name] for name in ("blue", "green", "red")]
+    np.testing.assert_allclose(values(one(coloured))[0], NUMBERS / 10000, rtol=1e-6)
     bare = write_tif(tmp_path / "bare.tif", NUMBERS, names=())
     with caplog.at_level(logging.INFO):
-        find_acquisitions([bare])
+        one(bare)
     assert caplog.messages == ["bare.tif: bands have no names; taken as red, green, blue"]
+    says(r"mixed\.tif: its bands are described as nir, B2, Red, B03; needed: B05", mixed, bands=("B05", "B06"))
+    says("--bands gives 2 numbers", mixed, numbers=[1, 2])
+    says("--bands 9,1,2 asks for others", mixed, numbers=[9, 1, 2])
+    says(r"two\.tif: 2 bands without names", write_tif(tmp_path / "two.tif", NUMBERS[:2], names=()))
+    write_band_files(tmp_path / "2023-08-07", NUMBERS[:2], names=("B04", "B03"))
+    says("2023-08-07: files of B03, B04, none of B02", tmp_path / "2023-08-07")
 
 
-@pytest.mark.parametrize("bands", [1, 2, 4])
-def test_bands_that_cannot_be_told_apart(tmp_path: Path, bands: int) -> None:
-    path = write_tif(tmp_path / "a.tif", np.ones((bands, 4, 4), np.uint16), names=())
-    with pytest.raises(DataError, match=rf"a\.tif: {bands} band"):
-        one(path)
-    with pytest.raises(DataError, match="--bands 9,1,2 asks for others"):
-        one(path, numbers=[9, 1, 2])
-
-
-def test_scale_by_type_by_tag_and_given(tmp_path: Path) -> None:
-    reflectance = NUMBERS / 10000
-    cases: dict[str, tuple[np.ndarray, dict[str, float]]] = {
-        "integers": (NUMBERS, {}),
-        "signed": (NUMBERS.astype(np.int16), {}),
-        "floats": (NUMBERS.astype(np.float32), {}),
-        "unit": (reflectance.astype(np.float32), {}),
-        "given": (NUMBERS // 10, {"scale": 1000.0}),
-        "eight": ((reflectance * 255).astype(np.uint8), {"scale": 255.0}),
-    }
-    for name, (pixels, options) in cases.items():
-        path = write_tif(tmp_path / f"{name}.tif", pixels)
-        np.testing.assert_allclose(values(one(path, **options)), reflectance, atol=5e-3, err_msg=name)
-    tagged = write_tif(tmp_path / "tagged.tif", NUMBERS + 1000)
-    with rasterio.open(tagged, "r+") as file:
-        file.scales, file.offsets = (0.0001,) * 3, (-0.1,) * 3
-    np.testing.assert_allclose(values(one(tagged)), reflectance, atol=1e-6)
-
-
-def test_scales_that_cannot_be(tmp_path: Path) -> None:
-    path = write_tif(tmp_path / "a.tif", NUMBERS.astype(np.uint8))
-    with pytest.raises(DataError, match=r"8-bit.*--scale; of build_dataset\.py --lr_unit"):
-        one(path)
-    with pytest.raises(ConfigError, match=r"--scale 0\.0001"):
-        one(path, scale=0.0001)
-
-
-@pytest.mark.parametrize("level", ["1C", "2A"])
-@pytest.mark.parametrize("offset", [0, -1000])
-def test_products_give_reflectance(tmp_path: Path, level: str, offset: int) -> None:
-    reflectance = ground(32, 32)
-    product = one(write_safe(tmp_path, reflectance, day=DAY, level=level, offset=offset))
-    assert product.day == DAY
-    np.testing.assert_allclose(values(product), reflectance, atol=5.1e-5)
-
-
-def test_a_folder_of_products(tmp_path: Path) -> None:
-    classes = np.full((8, 8), 4, np.uint8)
-    write_safe(tmp_path, ground(16, 16), day=DAY, offset=-1000, classes=classes)
-    write_safe(tmp_path, ground(16, 16), day=date(2021, 5, 1), suffix=".tif")
-    found = find_acquisitions([tmp_path])
-    assert [a.day for a in found] == [date(2021, 5, 1), DAY]
-    assert [a.classes is None for a in found] == [True, False]
-    assert [a.day for a in find_acquisitions([tmp_path / found[1].name])] == [DAY]
-
-
-def damaged(tmp_path: Path, before: str, after: str) -> Path:
-    product = write_safe(tmp_path, ground(16, 16), day=DAY, offset=-1000)
-    metadata = product / "MTD_MSIL2A.xml"
-    text = metadata.read_text()
-    assert before in text
-    metadata.write_text(text.replace(before, after))
-    return product
+# Numbers
 
 
 @pytest.mark.parametrize(
-    ("before", "after", "said"),
-    [
-        ("BOA_QUANTIFICATION_VALUE", "OTHER", "no BOA_QUANTIFICATION_VALUE"),
-        (">10000<", ">many<", "not a number"),
-        (">10000<", ">0<", "not positive"),
-        ("PRODUCT_START_TIME", "OTHER", "no PRODUCT_START_TIME"),
-        ("2023-08-07T", "yesterday", "not a time"),
-        ('band_id="3"', 'band_id="99"', "not for each of the bands"),
-        ("</n1:Level-2A_User_Product>", "", "not readable as XML"),
-        ('<?xml version="1.0" encoding="UTF-8"?>', '<!DOCTYPE x [<!ENTITY a "b">]>', "document type"),
-    ],
-)
-def test_damaged_metadata(tmp_path: Path, before: str, after: str, said: str) -> None:
-    with pytest.raises(DataError, match=said):
-        read_safe(damaged(tmp_path, before, after), bands=RGB)
+    ("factor", "dtype", "options"),
+    [(1, np.int16, {}), (1, np.float32, {}), (1e-4, np.float32, {}), (0.1, np.uint16, {"scale": 1000.0}),
+     (0.0255, np.uint8, {"scale": 255.0})],
+)  # fmt: skip
+def test_scale_by_type_and_given(tmp_path: Path, factor: float, dtype: type, options: dict[str, float]) -> None:
+    path = write_tif(tmp_path / "a.tif", (NUMBERS * factor).astype(dtype))
+    np.testing.assert_allclose(values(one(path, **options))[0], NUMBERS / 10000, atol=5e-3)
 
 
-def test_entities_are_never_expanded(tmp_path: Path) -> None:
-    bomb = '<!DOCTYPE x [<!ENTITY a "aaaaaaaaaa"><!ENTITY b "&a;&a;&a;&a;&a;&a;&a;&a;">]><x>&b;</x>'
-    (tmp_path / "a.xml").write_text(bomb)
-    (tmp_path / "b.xml").write_text('<!DOCTYPE x [<!ENTITY a SYSTEM "file:///etc/hostname">]><x>&a;</x>')
-    for name in ("a.xml", "b.xml"):
-        with pytest.raises(DataError, match="document type"):
-            read_elements((tmp_path / name).read_bytes(), source=name)
+def test_scale_by_tag_and_scales_that_cannot_be(tmp_path: Path) -> None:
+    path = write_tif(tmp_path / "a.tif", NUMBERS + 1000)
+    with rasterio.open(path, "r+") as file:
+        file.scales, file.offsets = (0.0001,) * 3, (-0.1,) * 3
+    np.testing.assert_allclose(values(one(path))[0], NUMBERS / 10000, atol=1e-6)
+    says(r"--scale 0\.0001", path, scale=0.0001)
+    with rasterio.open(path, "r+") as file:
+        file.scales = (0, 1, 1)
+    says("no reflectance", path)
+    says(r"8-bit.*--scale; of build_dataset\.py --lr_unit", write_tif(tmp_path / "b.tif", NUMBERS.astype(np.uint8)))
 
 
-def test_incomplete_products(tmp_path: Path) -> None:
-    product = write_safe(tmp_path, ground(16, 16), day=DAY)
-    red = next(product.rglob("*_B04_10m.jp2"))
-    red.rename(red.with_name(red.name.replace("10m", "20m")))
-    with pytest.raises(DataError, match="B04 only at 20m"):
-        read_safe(product, bands=RGB)
-    next(product.rglob("*_B04_20m.jp2")).unlink()
-    with pytest.raises(DataError, match="no B04 image"):
-        read_safe(product, bands=RGB)
-    (product / "MTD_MSIL2A.xml").unlink()
-    with pytest.raises(DataError, match="this one has 0"):
-        read_safe(product, bands=RGB)
+def test_numbers_that_hold_the_offset_of_newer_products(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    write_tif(tmp_path / "a" / "2023-08-07.tif", NUMBERS + 1000)
+    write_tif(tmp_path / "b" / "2023-08-07.tif", NUMBERS)
+    write_tif(tmp_path / "c" / "2019-08-07.tif", NUMBERS + 1000)
+    find_acquisitions([tmp_path / "b", tmp_path / "c"])
+    assert caplog.text == ""
+    find_acquisitions([tmp_path / "a", tmp_path / "b"])
+    assert "1 of 2 images (2023-08-07.tif, ...) have no number below 1000" in caplog.text
+
+
+# Scene classifications
 
 
 def test_classes_beside_the_image_and_in_a_folder(tmp_path: Path) -> None:
@@ -208,6 +266,9 @@ def test_classes_beside_the_image_and_in_a_folder(tmp_path: Path) -> None:
     assert [a.classes[0].name if a.classes else None for a in found] == [
         f"{days[0]}_SCL.tif", f"scl_{days[1]:%Y%m%d}.tif", None,
     ]  # fmt: skip
+    write_tif(masks / "1999-01-01.tif", classes, names=())
+    with pytest.raises(DataError, match="no raster there"):
+        find_acquisitions([images], masks=masks)
     write_tif(masks / f"anything_{days[2]}.tif", classes, names=())
     found = find_acquisitions([images], masks=masks)
     assert [a.classes[0].parent.name if a.classes else None for a in found] == [None, None, "masks"]
@@ -216,32 +277,97 @@ def test_classes_beside_the_image_and_in_a_folder(tmp_path: Path) -> None:
         find_acquisitions([images], masks=masks)
 
 
-def test_a_mask_folder_without_a_mask_for_any_image(tmp_path: Path) -> None:
-    write_series(tmp_path / "images", height=8, width=8, dates=2)
-    write_tif(tmp_path / "masks" / "1999-01-01.tif", np.ones((1, 8, 8), np.uint8), names=())
-    with pytest.raises(DataError, match="no raster there"):
-        find_acquisitions([tmp_path / "images"], masks=tmp_path / "masks")
-
-
-def test_a_band_called_scl(tmp_path: Path) -> None:
+def test_a_band_called_scl_and_a_tile_whose_name_ends_so(tmp_path: Path) -> None:
     path = write_tif(tmp_path / "a.tif", np.stack([*NUMBERS, NUMBERS[0]]), names=("B04", "B03", "B02", "SCL"))
     assert one(path).classes == (path, 4)
-
-
-def test_a_tile_whose_name_ends_in_scl_is_an_image(tmp_path: Path) -> None:
     assert one(write_tif(tmp_path / "T31SCL_20230807.tif", NUMBERS)).day == DAY
+
+
+# Products
+
+
+@pytest.mark.parametrize("level", ["1C", "2A"])
+@pytest.mark.parametrize("offset", [0, -1000])
+def test_products_give_reflectance(tmp_path: Path, level: str, offset: int) -> None:
+    product = one(write_safe(tmp_path, PLACE, day=DAY, level=level, offset=offset))
+    np.testing.assert_allclose(values(product)[0], PLACE, atol=5.1e-5)
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "said"),
+    [
+        ("BOA_QUANTIFICATION_VALUE", "OTHER", "no 'BOA_QUANTIFICATION_VALUE'"), (">10000<", ">many<", "many"),
+        (">10000<", ">0<", "not positive"), ("PRODUCT_START_TIME", "OTHER", "no 'PRODUCT_START_TIME'"),
+        ("2023-08-07T", "yesterday", "yesterday"), ('band_id="3"', 'band_id="99"', "BOA_ADD_OFFSET"),
+        ("</n1:Level-2A_User_Product>", "", "no element found"),
+        ('<?xml version="1.0" encoding="UTF-8"?>', '<!DOCTYPE x [<!ENTITY a "b">]>', "DTDForbidden"),
+        ('<?xml version="1.0" encoding="UTF-8"?>', '<!DOCTYPE x [<!ENTITY a SYSTEM "file:///etc/x">]>', "DTDForbidden"),
+    ],
+)  # fmt: skip
+def test_damaged_metadata(tmp_path: Path, before: str, after: str, said: str) -> None:
+    product = write_safe(tmp_path, PLACE, day=DAY, offset=-1000)
+    metadata = product / "MTD_MSIL2A.xml"
+    metadata.write_text(metadata.read_text().replace(before, after))
+    says(rf"MTD_MSIL2A\.xml: .*{said}", product)
+
+
+def test_incomplete_products(tmp_path: Path) -> None:
+    product = write_safe(tmp_path, PLACE, day=DAY)
+    red = next(product.rglob("*_B04_10m.jp2"))
+    second = product / "GRANULE" / "other" / "IMG_DATA" / red.name
+    second.parent.mkdir(parents=True)
+    second.write_bytes(b"")
+    says("2 granules", product)
+    second.unlink()
+    red.rename(red.with_name(red.name.replace("10m", "20m")))
+    says("B04 only at 20m", product)
+    next(product.rglob("*_B04_20m.jp2")).unlink()
+    says("no B04 image", product)
+    (product / "MTD_MSIL2A.xml").unlink()
+    says("holds 0", product)
+
+
+# Hostile files
+
+
+def archive(path: Path, members: dict[str, bytes]) -> Path:
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as file:
+        for name, content in members.items():
+            file.writestr(name, content)
+    return path
+
+
+def test_archives_that_are_hostile(tmp_path: Path) -> None:
+    whole = as_zip(tmp_path / "whole")
+    with zipfile.ZipFile(whole) as file:
+        members = {name: file.read(name) for name in file.namelist() if not name.endswith("/")}
+    red, metadata = (next(name for name in members if part in name) for part in ("_B04_", "MTD_"))
+    outside = archive(tmp_path / "e.zip", {f"/{tmp_path}/MTD_MSIL2A.xml": members[metadata]})
+    write_tif(tmp_path / "GRANULE" / "L2A" / "IMG_DATA" / "x_B04_10m.tif", NUMBERS[:1])  # which isn't in the archive
+    claims = archive(tmp_path / "claims.zip", {"a.SAFE/MTD_MSIL2A.xml": b"x" * 1000})
+    claims.write_bytes(claims.read_bytes().replace(struct.pack("<I", 1000), struct.pack("<I", 4_000_000_000)))
+    many, text, cut = (tmp_path / f"{name}.zip" for name in ("many", "text", "cut"))
+    many.write_bytes(b"PK\5\6" + struct.pack("<HHHHIIH", 0, 0, 65535, 65535, 4_000_000_000, 0, 0))
+    text.write_text("no zip")
+    cut.write_bytes(whole.read_bytes()[:-2000])
+    for path, said in (
+        (archive(tmp_path / "a.zip", {"../x.xml": b"x", "a.SAFE/MTD_MSIL2A.xml": b"<a/>"}), "incomplete"),
+        (archive(tmp_path / "b.zip", {"/etc/MTD_MSIL2A.xml": b"<a/>"}), "incomplete"),
+        (archive(tmp_path / "c.zip", {"a.SAFE/MTD_MSIL2A.xml": b" " * (40 << 20)}), "too large"),
+        (archive(tmp_path / "d.zip", {"a/MTD_MSIL2A.xml": b"", "b/MTD_MSIL2A.xml": b""}), "holds 2"),
+        (archive(tmp_path / "f.zip", {"b.zip": b"PK"}), "holds 0"),
+        (archive(tmp_path / "g.zip", {**members, red: members[red][:300]}), "can't be read"),
+        (archive(tmp_path / "h.zip", {**members, red: b"<VRTDataset/>"}), "not a raster image"),
+        (outside, "no B04 image"), (claims, "too large"), (many, "not a zip"), (text, "not a zip"), (cut, "not a zip"),
+    ):  # fmt: skip
+        says(rf"{path.name}.*({said})", path)
 
 
 def test_inputs_that_are_none(tmp_path: Path) -> None:
     (tmp_path / "text.tif").write_text("no raster")
-    (tmp_path / "product.zip").write_text("")
-    empty = tmp_path / "empty"
-    empty.mkdir()
-    for path, said in (
-        (tmp_path / "text.tif", "not a raster"),
-        (tmp_path / "product.zip", "not a zip file"),
-        (empty, "holds no GeoTIFF"),
-        (tmp_path / "nowhere", "no such file or folder"),
-    ):
-        with pytest.raises(DataError, match=said):
-            one(path)
+    (tmp_path / "empty").mkdir()
+    says("not a raster image", tmp_path / "text.tif")
+    says("holds no GeoTIFF", tmp_path / "empty")
+    says("no such file or folder", tmp_path / "nowhere")
+    says("no such folder", tmp_path, masks=tmp_path / "nowhere")
+    says("too many", write_tif(tmp_path / "a.tif", np.zeros((1, 1, 1_000_001), np.uint8), names=()))

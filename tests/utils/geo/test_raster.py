@@ -15,7 +15,7 @@ from rio_cogeo.cogeo import cog_validate
 from tests.scenes import CRS, TRANSFORM, ground, write_tif
 from utils.errors import ConfigError, DataError
 from utils.geo.acquisitions import find_acquisitions
-from utils.geo.raster import BLOCK, AlignedReader, CogWriter, Grid, Pixels, Raster, region_of
+from utils.geo.raster import BLOCK, AlignedReader, Grid, Pixels, Raster, region_of, writing_cog
 from utils.geo.windows import Box, Span
 
 GRID = Grid(rasterio.CRS.from_string(CRS), TRANSFORM, 60, 80)
@@ -159,7 +159,7 @@ def test_regions_that_are_none(asked: dict) -> None:
 def write_cog(path: Path, *, height: int = 700, width: int = 1100, dtype: str = "uint16") -> np.ndarray:
     grid = Grid(GRID.crs, TRANSFORM, height, width).part(Box(Span(0, height), Span(0, width)))
     pixels = (ground(height, width) * 10000).astype(dtype)
-    with CogWriter(path, Raster(grid, dtype, 0, ("red", "green", "blue"), {"DATE": "2023-08-07"})) as writer:
+    with writing_cog(path, Raster(grid, dtype, 0, ("red", "green", "blue"), {"DATE": "2023-08-07"})) as writer:
         for box in writer.blocks():
             writer.write(pixels[:, *box.slices(grid.box)], box)
     return pixels
@@ -194,7 +194,7 @@ def test_a_cog_appears_whole_or_not_at_all(tmp_path: Path) -> None:
     path = tmp_path / "a.tif"
     path.write_text("the old one")
     grid = Grid(GRID.crs, TRANSFORM, 600, 600)
-    with pytest.raises(RuntimeError), CogWriter(path, Raster(grid, "uint8", 0, ("red",), {})):
+    with pytest.raises(RuntimeError), writing_cog(path, Raster(grid, "uint8", 0, ("red",), {})):
         raise RuntimeError
     assert path.read_text() == "the old one"
     assert list(tmp_path.iterdir()) == [path]
