@@ -32,7 +32,7 @@ class SRDiff(nn.Module):
         denoise_fn: predicts the noise; its ``cond_channels`` are the backbone's ``feature_channels``.
         backbone: gives the features to condition on; in the state dict it is ``rrdb``, whichever it is.
         path: the noise process.
-        residual: diffuse the difference to the bicubic image, times ``residual_rescale``; else the image itself.
+        residual: diffuse the difference to the base image, times ``residual_rescale``; else the image itself.
         clip_input: clamp the difference to [-1, 1].
         base: what the residual is the difference to: the bicubic image, or the backbone's own output.
         fix_backbone: the backbone stays as it is: in evaluation mode, without gradient. Else it trains along.
@@ -52,13 +52,13 @@ class SRDiff(nn.Module):
     ) -> None:
         super().__init__()
         self._path = path
-        for name, table in path.tables().items():
+        for name, table in path.tables.items():
             self.register_buffer(name, table)
         self.denoise_fn = denoise_fn
         self.rrdb = backbone
         self.use_residual = residual
         self.residual_rescale = residual_rescale
-        self.clip_input = clip_input
+        self.limit = 1.0 if clip_input else float("inf")
         self.base = base
         self.fix_backbone = fix_backbone or not list(backbone.parameters())
         if self.fix_backbone:
@@ -74,26 +74,22 @@ class SRDiff(nn.Module):
     @property
     def path(self) -> Path:
         """The noise process. Its tables are buffers: they follow the model to its device and into checkpoints."""
-        return self._path.with_tables({name: self.get_buffer(name) for name in self._path.tables()})
+        return self._path.with_tables({name: self.get_buffer(name) for name in self._path.tables})
 
-    def base_image(self, series: Series, backbone: Prediction) -> Tensor:
-        """What the residual is the difference to (B, C, H, W)."""
-        if self.base == "bicubic":
-            return series.base
-        return backbone.sr.detach().to(series.base.dtype).clamp(-1, 1)
+    def _given(self, series: Series) -> tuple[Prediction, Tensor, Tensor]:
+        """What doesn't depend on time: the backbone's prediction, base image (B, C, H, W), condition (B, dim, H, W)."""
+        backbone, base = self.rrdb(series), series.base
+        if self.base == "backbone":
+            base = backbone.sr.detach().to(base.dtype).clamp(-1, 1)
+        return backbone, base, self.denoise_fn.condition(backbone.features, base)
 
     def residual(self, hr: Tensor, base: Tensor) -> Tensor:
         """What is diffused: the image's difference to the base image (B, C, H, W)."""
-        if not self.use_residual:
-            return hr
-        r = (hr - base) * self.residual_rescale
-        return r.clamp(-1, 1) if self.clip_input else r
+        return ((hr - base) * self.residual_rescale).clamp(-self.limit, self.limit) if self.use_residual else hr
 
     def image(self, r: Tensor, base: Tensor) -> Tensor:
         """Back from ``residual`` to the image; not clamped again."""
-        if not self.use_residual:
-            return r
-        return (r.clamp(-1, 1) if self.clip_input else r) / self.residual_rescale + base
+        return r.clamp(-self.limit, self.limit) / self.residual_rescale + base if self.use_residual else r
 
     def training_losses(
         self,
@@ -114,12 +110,10 @@ class SRDiff(nn.Module):
         shortcut of this size: one step must lead where two of half the size do (Frans et al., 2025). A backbone that
         trains along also gets the auxiliary ones, between its own output and the truth.
         """
-        backbone = self.rrdb(series)
-        base = self.base_image(series, backbone)
-        condition = self.denoise_fn.condition(backbone.features, base)
+        backbone, base, condition = self._given(series)
         path, x0 = self.path, self.residual(hr, base)
         x_t, target = path.q_sample(x0, t, noise), path.target(x0, noise)
-        output = self.denoise_fn(x_t, t, condition) if step is None else self.denoise_fn(x_t, t, condition, step)
+        output = self.denoise_fn(x_t, t, condition, step)
         if step is not None:  # after the output: autocast would keep weights that were cast without gradient
             far = step > 0
             target[far] = self._two_steps(x_t[far], t[far], step[far] / 2, condition[far])
@@ -134,6 +128,8 @@ class SRDiff(nn.Module):
                 terms["aux_percep"] = perceptual(sr, hr)
         return terms
 
+    forward = training_losses  # what a wrapper for distributed training calls
+
     @torch.no_grad()
     def _two_steps(self, x: Tensor, t: Tensor, step: Tensor, condition: Tensor) -> Tensor:
         """The mean velocity of two Euler steps of a straight flow from x (n, C, H, W) at t (n,), each of ``step`` (n,).
@@ -144,8 +140,6 @@ class SRDiff(nn.Module):
         first = self.denoise_fn(x, t, condition, size).to(x.dtype)
         x = x - (step / self.path.timesteps).view(-1, 1, 1, 1) * first
         return (first + self.denoise_fn(x, t - step, condition, size).to(x.dtype)) / 2
-
-    forward = training_losses  # what a wrapper for distributed training calls
 
     @torch.no_grad()
     def sample(
@@ -161,43 +155,40 @@ class SRDiff(nn.Module):
     ) -> tuple[Tensor, Prediction]:
         """Draw images from noise.
 
-        What doesn't depend on time is computed once a series.
-
         Args:
             sampler: with its times bound; predictions of the clean residual are clamped to [-1, 1] for it.
             noise: sampling starts from ``noise(timesteps, shape)``; a step draws ``noise(noise_index(t), shape)``.
             samples: drawn of each series.
+            callback: sees images (B * samples, C, H, W), not residuals.
             start: the sampler's first time, where it is to start from the backbone's image with the noise of that time;
                 None: from noise alone.
             step: the size of the sampler's steps, for a network that knows it; 0: its prediction is a velocity.
-            callback: sees images (B * samples, C, H, W), not residuals.
 
         Returns:
             Images (B * samples, C, H, W), samples of one series side by side, and the backbone's prediction (B, ...).
         """
-        backbone = self.rrdb(series)
-        base = self.base_image(series, backbone)
-        condition = self.denoise_fn.condition(backbone.features, base)
+        backbone, base, condition = self._given(series)
         guess = base if start is None else backbone.sr.to(base.dtype).clamp(-1, 1)
         if samples > 1:
             condition, base, guess = (x.repeat_interleave(samples, 0) for x in (condition, base, guess))
         path = self.path
+
+        def of_each(value: float) -> Tensor:
+            return torch.full((len(base),), value, device=base.device)
+
         x = noise(path.timesteps, base.shape)
-        if start is not None or not self.use_residual:  # from an image with as much noise as the first time has
-            first = torch.full((len(base),), path.times(1)[0] if start is None else start, device=base.device)
-            x = path.q_sample(self.residual(guess, base), first, x)
-        else:
+        if start is None and self.use_residual:
             x = path.source_std * x
-        size = (torch.full((len(base),), step, device=base.device),) if step else ()
+        else:  # from an image with as much noise as the first time has
+            x = path.q_sample(self.residual(guess, base), of_each(path.times(1)[0] if start is None else start), x)
+        size = of_each(step) if step else None
 
         def predict_clean(x: Tensor, t: float) -> Tensor:
-            times = torch.full((len(x),), t, device=x.device)
-            output = self.denoise_fn(x, times, condition, *size).to(x.dtype)
-            return path.predict_start(x, times, output).clamp(-1, 1)
+            output = self.denoise_fn(x, of_each(t), condition, size).to(x.dtype)
+            return path.predict_start(x, of_each(t), output).clamp(-1, 1)
 
-        def show(step: int, t: float, x: Tensor, x0: Tensor) -> None:
+        for i, (t, state, x0) in enumerate(sampler(predict_clean, x, path, noise)):
+            x = state
             if callback:
-                callback(step, t, self.image(x, base), self.image(x0, base))
-
-        x = sampler(predict_clean, x, path, noise=noise, callback=show if callback else None)
+                callback(i, t, self.image(x, base), self.image(x0, base))
         return self.image(x, base), backbone

@@ -26,7 +26,10 @@ class ResidualBlock(nn.Module):
 
 
 class Encoder(nn.Module):
-    """Embeds a view together with the reference image: (N, 2 * channels, h, w) -> (N, width, h, w)."""
+    """Embeds every view together with the reference image.
+
+    Views (B, T, channels, h, w), reference (B, channels, h, w) -> (B * T, width, h, w).
+    """
 
     def __init__(self, *, channels: int, width: int, layers: int) -> None:
         super().__init__()
@@ -34,12 +37,13 @@ class Encoder(nn.Module):
         self.res_layers = nn.Sequential(*(ResidualBlock(width) for _ in range(layers)))
         self.final = nn.Sequential(conv3x3(width, width))
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.final(self.res_layers(self.init_layer(x)))
+    def forward(self, lr: Tensor, reference: Tensor) -> Tensor:
+        both = torch.cat([lr, reference.unsqueeze(1).expand_as(lr)], dim=2).flatten(0, 1)  # (B * T, 2 * channels, h, w)
+        return self.final(self.res_layers(self.init_layer(both)))
 
 
 class RecursiveFusion(nn.Module):
-    """Fuses views by halves until one is left: (B, T, width, h, w), alphas (B, T) -> (B, width, h, w).
+    """Fuses views by halves until one is left: (B, T, width, h, w), mask (B, T) -> (B, width, h, w).
 
     Of n views the first n//2 meet the next n//2 in reversed order; with n odd the last view is dropped.
     """
@@ -49,19 +53,16 @@ class RecursiveFusion(nn.Module):
         self.alpha_residual = alpha_residual
         self.fuse = nn.Sequential(ResidualBlock(2 * width), conv3x3(2 * width, width), nn.PReLU())
 
-    def forward(self, x: Tensor, alphas: Tensor) -> Tensor:
-        batch, views = x.shape[:2]
-        while views > 1:
-            half = views // 2
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        alphas = mask.to(x.dtype)
+        while x.shape[1] > 1:
+            half = x.shape[1] // 2
             first, second = x[:, :half], x[:, half : 2 * half].flip(1)
             pairs = torch.cat([first, second], dim=2)  # (B, half, 2 * width, h, w)
-            fused = self.fuse(pairs.flatten(0, 1)).unflatten(0, (batch, half))  # (B, half, width, h, w)
-            if self.alpha_residual:
-                alpha = alphas[:, half : 2 * half].flip(1)[:, :, None, None, None]  # of the second views
-                x = first + alpha * fused
-            else:
-                x = fused
-            alphas, views = alphas[:, :half], half
+            fused = self.fuse(pairs.flatten(0, 1)).unflatten(0, pairs.shape[:2])  # (B, half, width, h, w)
+            alpha = alphas[:, half : 2 * half].flip(1)[:, :, None, None, None]  # of the second views
+            x = first + alpha * fused if self.alpha_residual else fused
+            alphas = alphas[:, :half]
         return x.mean(dim=1)
 
 
@@ -70,10 +71,14 @@ class Decoder(nn.Module):
 
     published: transposed convolutions of kernel 2 and a 1 x 1, in which two input pixels never meet, so each becomes a
     pattern of its own. smooth: bilinear interpolation and 3 x 3 convolutions, nearly as in the head of RRDB.
+    With ``base_residual`` the last layer is the difference to ``base``.
     """
 
-    def __init__(self, *, channels: int, width: int, scale: int, kind: DecoderKind = "published") -> None:
+    def __init__(
+        self, *, channels: int, width: int, scale: int, kind: DecoderKind = "published", base_residual: bool = False
+    ) -> None:
         super().__init__()
+        self.base_residual = base_residual
         for i in range(1, doublings(scale) + 1):
             if kind == "smooth":
                 up: nn.Module = nn.Sequential(nn.Upsample(scale_factor=2, mode="bilinear"), conv3x3(width, width))
@@ -82,10 +87,10 @@ class Decoder(nn.Module):
             self.add_module("deconv" if i == 1 else f"deconv{i}", nn.Sequential(up, nn.PReLU()))
         self.final = conv3x3(width, channels) if kind == "smooth" else nn.Conv2d(width, channels, kernel_size=1)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, base: Tensor) -> Tensor:
         for layer in self.children():  # in the order in which they were added
             x = layer(x)
-        return x
+        return base + x if self.base_residual else x
 
 
 def median_view(lr: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -98,11 +103,6 @@ def median_view(lr: Tensor, mask: Tensor | None = None) -> Tensor:
     ordered = lr.masked_fill(~mask[:, :, None, None, None], float("inf")).sort(dim=1).values
     middle = (mask.sum(dim=1) - 1).clamp(min=0) // 2  # (B,)
     return ordered[torch.arange(len(lr), device=lr.device), middle]
-
-
-def with_reference(lr: Tensor, reference: Tensor) -> Tensor:
-    """Every view beside the reference image, as the encoder takes it: (B * T, 2C, h, w)."""
-    return torch.cat([lr, reference.unsqueeze(1).expand_as(lr)], dim=2).flatten(0, 1)
 
 
 class HighResNet(Backbone):
@@ -120,16 +120,12 @@ class HighResNet(Backbone):
         decoder: DecoderKind = "published",
     ) -> None:
         super().__init__()
-        self.scale = scale
-        self.feature_channels = width
-        self.base_residual = base_residual
+        self.scale, self.feature_channels = scale, width
         self.encode = Encoder(channels=channels, width=width, layers=layers)
         self.fuse = RecursiveFusion(width=width, alpha_residual=alpha_residual)
-        self.decode = Decoder(channels=channels, width=width, scale=scale, kind=decoder)
+        self.decode = Decoder(channels=channels, width=width, scale=scale, kind=decoder, base_residual=base_residual)
 
     def forward(self, series: Series) -> Prediction:
-        views = self.encode(with_reference(series.lr, median_view(series.lr)))  # (B * T, width, h, w)
-        views = views.unflatten(0, series.lr.shape[:2])
-        features = self.fuse(views, series.mask.to(views.dtype))  # (B, width, h, w)
-        sr = self.decode(features)
-        return Prediction(sr=series.base + sr if self.base_residual else sr, features=features)
+        views = series.by_date(self.encode(series.lr, median_view(series.lr)))  # (B, T, width, h, w)
+        features = self.fuse(views, series.mask)  # (B, width, h, w)
+        return Prediction(sr=self.decode(features, series.base), features=features)

@@ -1,10 +1,17 @@
 """Losses between two batches of images (B, C, H, W); each is one number, the mean over everything."""
 
+import itertools
+import math
 from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from models.layers import conv3x3
+from models.series import Prediction
+
+LOG_SCALES = (-7.0, 1.0)  # of pixel values in [-1, 1]: an eighth of a digital number, and everything
 
 
 def l1(prediction: Tensor, truth: Tensor) -> Tensor:
@@ -22,9 +29,8 @@ def l1_shift(prediction: Tensor, truth: Tensor, *, border: int = 3) -> Tensor:
     """
     height, width = (size - 2 * border for size in prediction.shape[-2:])
     centre = prediction[..., border : border + height, border : border + width]
-    windows = [
-        truth[..., dy : dy + height, dx : dx + width] for dy in range(2 * border + 1) for dx in range(2 * border + 1)
-    ]
+    shifts = itertools.product(range(2 * border + 1), repeat=2)
+    windows = [truth[..., dy : dy + height, dx : dx + width] for dy, dx in shifts]
     with torch.no_grad():  # the gradient of a minimum is that of the best shift alone
         best = int(torch.stack([l1(centre, window) for window in windows]).argmin())
     return l1(centre, windows[best])
@@ -74,23 +80,61 @@ class PerceptualLoss(nn.Module):
         layers: list[nn.Module] = []
         channels = 3
         for width in self.widths:
-            if width == 0:
-                layers.append(nn.MaxPool2d(2))
-            else:
-                layers += [nn.Conv2d(channels, width, kernel_size=3, padding=1), nn.ReLU()]
-                channels = width
+            layers += [conv3x3(channels, width), nn.ReLU()] if width else [nn.MaxPool2d(2)]
+            channels = width or channels
         self.features = nn.Sequential(*layers[:-1])  # up to the last convolution, before its ReLU
         self.load_state_dict({name: weights[name] for name in self.state_dict()})
         # As the reference implementation has it; the right shift for [-1, 1] would be 2 * mean - 1.
         mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
-        self.register_buffer("shift", (mean - 1).view(3, 1, 1), persistent=False)
-        self.register_buffer("range", (2 * std).view(3, 1, 1), persistent=False)
         self.shift: Tensor
         self.range: Tensor
+        self.register_buffer("shift", (mean - 1).view(3, 1, 1), persistent=False)
+        self.register_buffer("range", (2 * std).view(3, 1, 1), persistent=False)
         self.requires_grad_(False)
         self.eval()
 
     def forward(self, prediction: Tensor, truth: Tensor) -> Tensor:
-        return l1(
-            self.features((prediction - self.shift) / self.range), self.features((truth - self.shift) / self.range)
-        )
+        return l1(*(self.features((image - self.shift) / self.range) for image in (prediction, truth)))
+
+
+class LaplaceHead(nn.Module):
+    """A second head of a backbone: how far off each pixel is, as the log scale of a Laplace distribution.
+
+    After Kendall and Gal, *What uncertainties do we need in Bayesian deep learning for computer vision?*, NeurIPS 2017,
+    but the image keeps its own loss: no gradient leaves this head, so that the image learns as if it weren't there.
+    Two convolutions at low resolution, on the backbone's features and on its image, its pixels as channels.
+
+    Args:
+        features: channels of the backbone's features.
+        channels: of the image.
+        scale: of the super-resolution.
+        width: channels between the convolutions.
+    """
+
+    radius = 2  # low-resolution pixels that it looks beyond what it is given
+
+    def __init__(self, *, features: int, channels: int = 3, scale: int, width: int = 32) -> None:
+        super().__init__()
+        self.scale = scale
+        pixels = channels * scale**2
+        self.enter = conv3x3(features + 2 * pixels, width)
+        self.leave = conv3x3(width, pixels)
+        nn.init.zeros_(self.leave.weight)
+        nn.init.constant_(self.leave.get_parameter("bias"), -3)  # the log scale at first: six digital numbers
+
+    def forward(self, prediction: Prediction, base: Tensor) -> Tensor:
+        """Log scales (B, C, s*h, s*w) of a prediction and the bicubic image that it started from."""
+        sr = prediction.sr.detach()
+        images = F.pixel_unshuffle(torch.cat([sr, sr - base], dim=1), self.scale)  # (B, 2 C s², h, w)
+        hidden = F.leaky_relu(self.enter(torch.cat([prediction.features.detach(), images], dim=1)), 0.2)
+        return F.pixel_shuffle(self.leave(hidden), self.scale).float().clamp(*LOG_SCALES)
+
+
+def laplace_loss(log_scale: Tensor, error: Tensor) -> Tensor:
+    """Mean negative log-likelihood of errors under Laplace distributions, all (B, C, H, W)."""
+    return (log_scale + math.log(2) + error.detach().abs() * torch.exp(-log_scale)).mean()
+
+
+def laplace_deviation(log_scale: Tensor) -> Tensor:
+    """Standard deviations of Laplace distributions."""
+    return math.sqrt(2) * log_scale.exp()

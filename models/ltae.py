@@ -7,7 +7,7 @@ those of the reference implementation.
 
 import math
 from collections.abc import Sequence
-from itertools import pairwise
+from itertools import chain, pairwise
 from typing import TypedDict
 
 import torch
@@ -71,10 +71,11 @@ class AttentionHeads(nn.Module):
             logits = logits.masked_fill(pad_mask[:, :, None, None, None], -1e3)
         attention = self.dropout(logits.softmax(dim=1))
         values = tokens.unflatten(-1, (len(self.Q), -1))  # (B, T, h, w, heads, d)
-        mixed: Tensor | None = None
-        for weight, value in zip(attention.unsqueeze(-1).unbind(1), values.unbind(1), strict=True):
-            mixed = weight * value if mixed is None else torch.addcmul(mixed, weight, value)  # no product is kept
-        assert mixed is not None
+        pairs = zip(attention.unsqueeze(-1).unbind(1), values.unbind(1), strict=True)  # date by date
+        weight, value = next(pairs)
+        mixed = weight * value
+        for weight, value in pairs:
+            mixed = torch.addcmul(mixed, weight, value)  # no product is kept
         return mixed.flatten(-2), attention
 
 
@@ -83,7 +84,7 @@ class LTAE2d(nn.Module):
 
     Args:
         channels: of the maps that come in; a multiple of ``heads``.
-        mlp: widths of the perceptron after attention; the first is ``d_model``, the last the output's channels.
+        mlp: widths of the perceptron after attention, from ``d_model`` to the output's channels; None: to ``channels``.
         dropout: after the perceptron; the attention has half of it (published: 0.2 and 0.1).
         period: the T of the positional encoding, in days.
     """
@@ -95,31 +96,29 @@ class LTAE2d(nn.Module):
         heads: int = 16,
         d_k: int = 4,
         d_model: int = 128,
-        mlp: Sequence[int] = (128, 64),
+        mlp: Sequence[int] | None = None,
         dropout: float = 0.2,
         period: float = 1000,
         positional_encoding: bool = True,
     ) -> None:
         super().__init__()
+        mlp = mlp or (d_model, channels)
         if channels % heads or d_model % heads or mlp[-1] % heads:
             raise ValueError(f"channels, d_model and the last of mlp must be multiples of the {heads} heads")
         if mlp[0] != d_model:
             raise ValueError(f"mlp starts with {mlp[0]}, but d_model is {d_model}")
-        self.heads = heads
+        self.heads, self.out_channels = heads, mlp[-1]
         self.inconv = nn.Conv1d(channels, d_model, kernel_size=1)
         self.attention_heads = AttentionHeads(heads=heads, d_k=d_k, d_model=d_model, dropout=dropout / 2)
         self.in_norm = nn.GroupNorm(heads, channels)
         self.out_norm = nn.GroupNorm(heads, mlp[-1])
-        layers: list[nn.Module] = []
-        for width_in, width_out in pairwise(mlp):
-            layers += [nn.Linear(width_in, width_out), nn.BatchNorm1d(width_out), nn.ReLU()]
-        self.mlp = nn.Sequential(*layers)
+        layers = [[nn.Linear(a, b), nn.BatchNorm1d(b), nn.ReLU()] for a, b in pairwise(mlp)]
+        self.mlp = nn.Sequential(*chain.from_iterable(layers))
         self.dropout = nn.Dropout(dropout)
         self.positional_encoding = positional_encoding
         d = d_model // heads
-        denominators = torch.pow(period, 2 * (torch.arange(d) // 2) / d)  # float32, also in a float64 network
-        self.register_buffer("denominators", denominators, persistent=False)
-        self.denominators: Tensor
+        self.denominators: Tensor  # float32, also in a float64 network
+        self.register_buffer("denominators", period ** (2 * (torch.arange(d) // 2) / d), persistent=False)
 
     def position(self, dates: Tensor) -> Tensor:
         """Sines and cosines of signed day offsets: (B, T) -> (B, T, d_model)."""

@@ -4,7 +4,7 @@ from typing import Literal, Unpack
 
 from torch import Tensor
 
-from models.highresnet import Decoder, DecoderKind, Encoder, RecursiveFusion, median_view, with_reference
+from models.highresnet import Decoder, DecoderKind, Encoder, RecursiveFusion, median_view
 from models.ltae import LTAE2d, LTAEOptions
 from models.rrdb import OutputClamp, RRDBTrunk, UpsamplingHead
 from models.series import Backbone, Prediction, Series
@@ -17,9 +17,8 @@ def attend(temporal_encoder: LTAE2d, views: Tensor, series: Series, *, mask_padd
 
     With ``mask_padding`` as if padding weren't there.
     """
-    views = views.unflatten(0, series.lr.shape[:2])
     pad_mask = ~series.mask if mask_padding else None
-    return temporal_encoder(views, series.dates, pad_mask, norm_padding=not mask_padding)
+    return temporal_encoder(series.by_date(views), series.dates, pad_mask, norm_padding=not mask_padding)
 
 
 class HighResLTAE(Backbone):
@@ -46,31 +45,26 @@ class HighResLTAE(Backbone):
         **ltae: Unpack[LTAEOptions],
     ) -> None:
         super().__init__()
-        if reference not in ("median", "closest"):
-            raise ValueError(f"reference must be median or closest, not {reference!r}")
-        ltae.setdefault("mlp", (ltae.get("d_model", 128), width))
-        self.scale = scale
-        self.feature_channels = ltae["mlp"][-1]
-        self.reference = reference
-        self.mask_padding = mask_padding
-        self.base_residual = base_residual
+        self.scale, self.reference, self.mask_padding = scale, reference, mask_padding
         self.encoder = Encoder(channels=channels, width=width, layers=layers)
         self.temporal_encoder = LTAE2d(channels=width, **ltae)
-        self.decoder = Decoder(channels=channels, width=self.feature_channels, scale=scale, kind=decoder)
+        self.feature_channels = self.temporal_encoder.out_channels
+        self.decoder = Decoder(
+            channels=channels, width=self.feature_channels, scale=scale, kind=decoder, base_residual=base_residual
+        )
 
     def forward(self, series: Series) -> Prediction:
         if self.reference == "closest":
             reference = series.nearest()
         else:
             reference = median_view(series.lr, series.mask if self.mask_padding else None)
-        views = self.encoder(with_reference(series.lr, reference))  # (B * T, width, h, w)
+        views = self.encoder(series.lr, reference)  # (B * T, width, h, w)
         features, attention = attend(self.temporal_encoder, views, series, mask_padding=self.mask_padding)
-        sr = self.decoder(features)
-        return Prediction(sr=series.base + sr if self.base_residual else sr, features=features, attention=attention)
+        return Prediction(sr=self.decoder(features, series.base), features=features, attention=attention)
 
 
 class RRDBLTAE(Backbone):
-    """RRDB trunk for every view, temporal attention, RRDB upsampling head."""
+    """RRDB trunk for every view, temporal attention, RRDB upsampling head; keywords as those of ``HighResLTAE``."""
 
     def __init__(
         self,
@@ -86,22 +80,16 @@ class RRDBLTAE(Backbone):
         **ltae: Unpack[LTAEOptions],
     ) -> None:
         super().__init__()
-        ltae.setdefault("mlp", (ltae.get("d_model", 128), width))
-        self.scale = scale
-        self.feature_channels = ltae["mlp"][-1]
-        self.mask_padding = mask_padding
+        self.scale, self.mask_padding = scale, mask_padding
         self.encoder = RRDBTrunk(channels=channels, width=width, blocks=blocks, growth=growth)
         self.temporal_encoder = LTAE2d(channels=width, **ltae)
+        width = self.feature_channels = self.temporal_encoder.out_channels
         self.decoder = UpsamplingHead(
-            channels=channels,
-            width=self.feature_channels,
-            scale=scale,
-            output_clamp=output_clamp,
-            base_residual=base_residual,
+            channels=channels, width=width, scale=scale, output_clamp=output_clamp, base_residual=base_residual
         )
 
     def forward(self, series: Series) -> Prediction:
-        views = self.encoder((series.lr.flatten(0, 1) + 1) / 2)  # (B * T, width, h, w)
+        views = self.encoder(series.lr.flatten(0, 1))  # (B * T, width, h, w)
         features, attention = attend(self.temporal_encoder, views, series, mask_padding=self.mask_padding)
         return Prediction(sr=self.decoder(features, series.base), features=features, attention=attention)
 
@@ -121,8 +109,7 @@ class RRDBHighResNet(Backbone):
         base_residual: bool = False,
     ) -> None:
         super().__init__()
-        self.scale = scale
-        self.feature_channels = width
+        self.scale, self.feature_channels = scale, width
         self.encoder = RRDBTrunk(channels=channels, width=width, blocks=blocks, growth=growth)
         self.fuse = RecursiveFusion(width=width)
         self.decoder = UpsamplingHead(
@@ -130,7 +117,6 @@ class RRDBHighResNet(Backbone):
         )
 
     def forward(self, series: Series) -> Prediction:
-        views = self.encoder((series.lr.flatten(0, 1) + 1) / 2)  # (B * T, width, h, w)
-        views = views.unflatten(0, series.lr.shape[:2])
-        features = self.fuse(views, series.mask.to(views.dtype))  # (B, width, h, w)
+        views = series.by_date(self.encoder(series.lr.flatten(0, 1)))  # (B, T, width, h, w)
+        features = self.fuse(views, series.mask)  # (B, width, h, w)
         return Prediction(sr=self.decoder(features, series.base), features=features)

@@ -35,17 +35,15 @@ class DenseBlock(nn.Module):
 
     def __init__(self, *, width: int, growth: int) -> None:
         super().__init__()
-        self.conv1 = conv3x3(width, growth)
-        self.conv2 = conv3x3(width + growth, growth)
-        self.conv3 = conv3x3(width + 2 * growth, growth)
-        self.conv4 = conv3x3(width + 3 * growth, growth)
-        self.conv5 = conv3x3(width + 4 * growth, width)
+        for k in range(5):
+            self.add_module(f"conv{k + 1}", conv3x3(width + k * growth, growth if k < 4 else width))
 
     def forward(self, x: Tensor) -> Tensor:
+        *growing, last = self.children()
         seen = x  # (B, width + k * growth, h, w)
-        for conv in (self.conv1, self.conv2, self.conv3, self.conv4):
+        for conv in growing:
             seen = torch.cat([seen, leaky_relu(conv(seen))], dim=1)
-        return torch.add(x, self.conv5(seen), alpha=0.2)
+        return torch.add(x, last(seen), alpha=0.2)
 
 
 class RRDB(nn.Module):
@@ -62,20 +60,17 @@ class RRDB(nn.Module):
 
 
 class RRDBTrunk(nn.Module):
-    """The part of RRDBNet that works at low resolution: (B, channels, h, w) in [0, 1] -> features."""
+    """The part of RRDBNet that works at low resolution: (B, channels, h, w) in [-1, 1] -> features."""
 
     def __init__(self, *, channels: int, width: int, blocks: int, growth: int) -> None:
         super().__init__()
-        self._add_trunk(channels=channels, width=width, blocks=blocks, growth=growth)
-
-    def _add_trunk(self, *, channels: int, width: int, blocks: int, growth: int) -> None:
         self.conv_first = conv3x3(channels, width)
         self.RRDB_trunk = nn.Sequential(*(RRDB(width=width, growth=growth) for _ in range(blocks)))
         self.trunk_conv = conv3x3(width, width)
 
     def encode(self, x: Tensor) -> list[Tensor]:
         """The output of every block, then the sum after the long skip: blocks + 1 maps (B, width, h, w)."""
-        first = self.conv_first(x)
+        first = self.conv_first((x + 1) / 2)
         features = [first]
         for block in self.RRDB_trunk:
             features.append(block(features[-1]))
@@ -92,46 +87,32 @@ class UpsamplingHead(nn.Module):
     """
 
     def __init__(
-        self,
-        *,
-        channels: int,
-        width: int,
-        scale: int,
-        output_clamp: OutputClamp = "straight_through",
-        base_residual: bool = False,
-    ) -> None:
-        super().__init__()
-        self._add_head(
-            channels=channels, width=width, scale=scale, output_clamp=output_clamp, base_residual=base_residual
-        )
-
-    def _add_head(
         self, *, channels: int, width: int, scale: int, output_clamp: OutputClamp, base_residual: bool
     ) -> None:
-        if output_clamp not in ("straight_through", "hard"):
-            raise ValueError(f"output_clamp must be straight_through or hard, not {output_clamp!r}")
-        self.doublings = doublings(scale)
+        super().__init__()
+        self._add_head(channels, width, scale=scale, output_clamp=output_clamp, base_residual=base_residual)
+
+    def _add_head(
+        self, channels: int, width: int, *, scale: int, output_clamp: OutputClamp, base_residual: bool
+    ) -> None:
+        self.upconvs = [f"upconv{i + 1}" for i in range(doublings(scale))]
         self.straight_through = output_clamp == "straight_through"
         self.base_residual = base_residual
-        for i in range(1, self.doublings + 1):
-            self.add_module(f"upconv{i}", conv3x3(width, width))
-        self.HRconv = conv3x3(width, width)
+        for name in [*self.upconvs, "HRconv"]:
+            self.add_module(name, conv3x3(width, width))
         self.conv_last = conv3x3(width, channels)
 
     def decode(self, x: Tensor, base: Tensor) -> Tensor:
-        for i in range(1, self.doublings + 1):
-            x = repeat_pixels(x)  # (B, width, 2^i h, 2^i w)
-            x = leaky_relu(self.get_submodule(f"upconv{i}")(x))
-        x = self.conv_last(leaky_relu(self.HRconv(x)))  # (B, channels, s*h, s*w)
-        if self.base_residual:
-            return base + x
-        return clamp_to_unit(x, straight_through=self.straight_through) * 2 - 1
+        for name in self.upconvs:
+            x = leaky_relu(self.get_submodule(name)(repeat_pixels(x)))  # (B, width, 2h, 2w), then 4h, 4w, ...
+        x = self.conv_last(leaky_relu(self.get_submodule("HRconv")(x)))  # (B, channels, s*h, s*w)
+        return base + x if self.base_residual else clamp_to_unit(x, straight_through=self.straight_through) * 2 - 1
 
     def forward(self, x: Tensor, base: Tensor) -> Tensor:
         return self.decode(x, base)
 
 
-class RRDBNet(RRDBTrunk, UpsamplingHead, Backbone):
+class RRDBNet(UpsamplingHead, RRDBTrunk, Backbone):
     """Single-image super-resolution of the view nearest to the target date.
 
     Trunk and head lie side by side in the state dict here; the fusions of ``models/misr.py`` hold them apart. The
@@ -149,17 +130,13 @@ class RRDBNet(RRDBTrunk, UpsamplingHead, Backbone):
         output_clamp: OutputClamp = "straight_through",
         base_residual: bool = False,
     ) -> None:
-        nn.Module.__init__(self)
-        growth = width // 2 if growth is None else growth
-        self._add_trunk(channels=channels, width=width, blocks=blocks, growth=growth)
-        self._add_head(
-            channels=channels, width=width, scale=scale, output_clamp=output_clamp, base_residual=base_residual
-        )
+        RRDBTrunk.__init__(self, channels=channels, width=width, blocks=blocks, growth=growth or width // 2)
+        self._add_head(channels, width, scale=scale, output_clamp=output_clamp, base_residual=base_residual)
         self.scale = scale
         self.feature_channels = width * ((blocks + 1) // 3)
 
     def forward(self, series: Series) -> Prediction:  # type: ignore[override]
-        maps = self.encode((series.nearest() + 1) / 2)  # blocks + 1 of (B, width, h, w)
-        chosen = maps[2::3]
-        features = torch.cat(chosen, dim=1) if chosen else maps[-1][:, :0]  # (B, feature_channels, h, w)
+        maps = self.encode(series.nearest())  # blocks + 1 of (B, width, h, w)
+        chosen = maps[2::3] or [maps[-1][:, :0]]
+        features = torch.cat(chosen, dim=1)  # (B, feature_channels, h, w)
         return Prediction(sr=self.decode(maps[-1], series.base), features=features)

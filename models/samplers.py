@@ -1,12 +1,12 @@
-"""Samplers: ways from noise to a clean image. Each is a function of a predictor of clean images, a path, and times.
+"""Samplers: ways from noise to a clean image. Each knows a predictor of clean images, a path, and times; nothing else.
 
 The times run down; after the last one every sampler goes to the clean image. Noise is asked for by the time that the
-step leaves, so it doesn't depend on the number of steps.
+step leaves, so it doesn't depend on the number of steps. A sampler is a generator of its states, one a step.
 """
 
 import math
-from collections.abc import Callable, Sequence
-from typing import Protocol
+from collections.abc import Callable, Iterator, Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -15,108 +15,59 @@ from models.schedule import Path
 
 PredictClean = Callable[[Tensor, float], Tensor]  # (x_t, t) -> x_0; the condition and the clamp are closed over
 Noise = Callable[[int, torch.Size], Tensor]  # (which noise, shape) -> standard normal numbers
-Callback = Callable[[int, float, Tensor, Tensor], None]  # (step, time it left, the new x, the x_0 predicted)
+States = Iterator[tuple[float, Tensor, Tensor]]  # after each step: the time it left, the new x, the x_0 predicted
+Sampler = Callable[[PredictClean, Tensor, Path, Noise], States]  # times are bound: functools.partial(ddim, times=times)
+Callback = Callable[[int, float, Tensor, Tensor], None]  # (step, time it left, the new image, the one predicted)
 
 
-class Sampler(Protocol):
-    """A sampler with its times (and eta) bound, as ``functools.partial(ddim, times=times)``."""
-
-    def __call__(
-        self, predict_clean: PredictClean, x: Tensor, path: Path, *, noise: Noise, callback: Callback | None = None
-    ) -> Tensor: ...
-
-
-def _transitions(times: Sequence[float], path: Path) -> list[tuple[int, float, float]]:
-    """(step, time t it leaves, time s it reaches); the last one reaches the clean image."""
-    return [(i, t, s) for i, (t, s) in enumerate(zip(times, [*times[1:], path.clean], strict=True))]
-
-
-def ddpm(
-    predict_clean: PredictClean,
-    x: Tensor,
-    path: Path,
-    times: Sequence[float],
-    *,
-    noise: Noise,
-    callback: Callback | None = None,
-) -> Tensor:
+def ddpm(predict_clean: PredictClean, x: Tensor, path: Path, noise: Noise, *, times: Sequence[float]) -> States:
     """Ancestral sampling (Ho et al., 2020): draws from the posterior between each two times."""
-    for step, t, s in _transitions(times, path):
+    for t, s in pairwise([*times, path.clean]):
         x0 = predict_clean(x, t)
         weight_x0, weight_x, variance = path.posterior(t, s)
         x = weight_x0 * x0 + weight_x * x
         if s > path.clean:
             x = x + math.sqrt(variance) * noise(path.noise_index(t), x.shape)
-        if callback:
-            callback(step, t, x, x0)
-    return x
+        yield t, x, x0
 
 
 def ddim(
-    predict_clean: PredictClean,
-    x: Tensor,
-    path: Path,
-    times: Sequence[float],
-    *,
-    noise: Noise,
-    eta: float = 0.0,
-    callback: Callback | None = None,
-) -> Tensor:
+    predict_clean: PredictClean, x: Tensor, path: Path, noise: Noise, *, times: Sequence[float], eta: float = 0.0
+) -> States:
     """Song et al. (2021), equation 12; eta 0 draws no noise, eta 1 is ``ddpm``. First order.
 
     On a straight flow with eta 0 this is Euler's method.
     """
-    for step, t, s in _transitions(times, path):
+    for t, s in pairwise([*times, path.clean]):
         x0 = predict_clean(x, t)
-        (alpha_t, sigma_t), (alpha_s, sigma_s) = path.alpha_sigma(t), path.alpha_sigma(s)
+        alpha_s, sigma_s = path.alpha_sigma(s)
         deviation = eta * math.sqrt(path.posterior(t, s)[2])
-        direction = (x - alpha_t * x0) / sigma_t  # the noise that belongs to x_0
-        x = alpha_s * x0 + math.sqrt(max(sigma_s**2 - deviation**2, 0)) * direction
+        x = alpha_s * x0 + math.sqrt(max(sigma_s**2 - deviation**2, 0)) * _noise_in(x, x0, path, t)
         if deviation > 0:
             x = x + deviation * noise(path.noise_index(t), x.shape)
-        if callback:
-            callback(step, t, x, x0)
-    return x
+        yield t, x, x0
 
 
-def midpoint(
-    predict_clean: PredictClean,
-    x: Tensor,
-    path: Path,
-    times: Sequence[float],
-    *,
-    noise: Noise,
-    callback: Callback | None = None,
-) -> Tensor:
+def midpoint(predict_clean: PredictClean, x: Tensor, path: Path, noise: Noise, *, times: Sequence[float]) -> States:
     """The midpoint method on dx/dt = α′ x_0 + σ′ ε: second order, two predictions a step; draws no noise."""
-    for step, t, s in _transitions(times, path):
+    for t, s in pairwise([*times, path.clean]):
         x0 = predict_clean(x, t)
-        (alpha_t, sigma_t), (alpha_s, sigma_s) = path.alpha_sigma(t), path.alpha_sigma(s)
-        direction = (x - alpha_t * x0) / sigma_t  # the noise that belongs to x_0
+        direction = _noise_in(x, x0, path, t)
         middle = path.middle(t, s)
         if middle > s:  # there is a time between t and s
             alpha, sigma = path.alpha_sigma(middle)
             half = alpha * x0 + sigma * direction
             x0 = predict_clean(half, middle)
-            direction = (half - alpha * x0) / sigma
+            direction = _noise_in(half, x0, path, middle)
+        (alpha_t, sigma_t), (alpha_s, sigma_s) = path.alpha_sigma(t), path.alpha_sigma(s)
         x = x + (alpha_s - alpha_t) * x0 + (sigma_s - sigma_t) * direction
-        if callback:
-            callback(step, t, x, x0)
-    return x
+        yield t, x, x0
 
 
-def dpmpp_2m(
-    predict_clean: PredictClean,
-    x: Tensor,
-    path: Path,
-    times: Sequence[float],
-    *,
-    noise: Noise,
-    callback: Callback | None = None,
-) -> Tensor:
+def dpmpp_2m(predict_clean: PredictClean, x: Tensor, path: Path, noise: Noise, *, times: Sequence[float]) -> States:
     """DPM-Solver++(2M) (Lu et al., 2022, algorithm 2): multistep, data prediction, second order; draws no noise."""
     previous: tuple[Tensor, float] | None = None  # the last x_0 and the last step in λ = log(α/σ)
-    for step, t, s in _transitions(times, path):
+    for t, s in pairwise([*times, path.clean]):
         x0 = predict_clean(x, t)
         if s <= path.clean:
             x = x0
@@ -130,6 +81,10 @@ def dpmpp_2m(
                 data = torch.lerp(last_x0, x0, 1 + h / (2 * last_h))  # extrapolated to the middle of the step
             x = sigma_s / sigma_t * x - alpha_s * math.expm1(-h) * data
             previous = x0, h
-        if callback:
-            callback(step, t, x, x0)
-    return x
+        yield t, x, x0
+
+
+def _noise_in(x: Tensor, x0: Tensor, path: Path, t: float) -> Tensor:
+    """The noise that x holds at time t if its clean image is x0."""
+    alpha, sigma = path.alpha_sigma(t)
+    return (x - alpha * x0) / sigma

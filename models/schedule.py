@@ -2,9 +2,9 @@
 
 import math
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, fields
 from functools import cached_property
-from typing import Literal, Self
+from itertools import accumulate
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -14,24 +14,17 @@ POWERS: dict[str, float] = {"linear": 1.0, "superlinear": 1.5, "quadratic": 2.0}
 
 
 class Path(ABC):
-    """A noise process. Time rises with the noise; samplers go down from ``timesteps``' end to ``clean``."""
+    """A noise process. Time rises with the noise; samplers go down from timesteps + clean to ``clean``."""
 
     timesteps: int
     clean: float  # the time of the clean image
+    tables: dict[str, Tensor]  # what checkpoints hold, by name
     is_straight = False  # time is real and x_t a straight line in it
     source_std: float = 1.0  # standard deviation of the noise that sampling starts from
 
     @abstractmethod
     def alpha_sigma(self, t: float) -> tuple[float, float]:
         """(α_t, σ_t); (1, 0) at the time ``clean``."""
-
-    @abstractmethod
-    def times(self, steps: int, spacing: Spacing = "linear", *, start: float | None = None) -> list[float]:
-        """``steps`` times that a sampler visits, from ``start`` (the noisiest) down, without that of the clean image.
-
-        Raises:
-            ValueError: there are not that many times.
-        """
 
     @abstractmethod
     def middle(self, t: float, s: float) -> float:
@@ -53,94 +46,79 @@ class Path(ABC):
     def predict_start(self, x_t: Tensor, t: Tensor, output: Tensor) -> Tensor:
         """x_0 that follows from x_t (B, C, H, W), times t (B,) and the network's output."""
 
-    def tables(self) -> dict[str, Tensor]:
-        """The tensors that checkpoints hold, by name."""
-        return {}
+    @abstractmethod
+    def _spaced(self, steps: int, start: float, power: float) -> list[float]:
+        """Times from the cleanest up to ``start``, the closer towards the clean image the higher the power."""
+
+    def times(self, steps: int, spacing: Spacing = "linear", *, start: float | None = None) -> list[float]:
+        """``steps`` times that a sampler visits, from ``start`` (the noisiest) down, without that of the clean image.
+
+        They lie at least 1 apart. Raises ValueError where there are not that many.
+        """
+        start = self.timesteps + self.clean if start is None else start
+        most = int(start - self.clean)
+        if not 1 <= steps <= most:
+            raise ValueError(f"sampling takes 1 to {most} steps, not {steps}")
+        spaced = self._spaced(steps, start, POWERS[spacing])
+        apart = accumulate(spaced, lambda last, t: max(t, last + 1), initial=self.clean)
+        return [*apart][:0:-1]
 
     def with_tables(self, tables: dict[str, Tensor]) -> "Path":
         """The same path with its tables as they are given."""
         return self
 
     def posterior(self, t: float, s: float) -> tuple[float, float, float]:
-        """q(x_s | x_t, x_0) for s < t as (a, b, v): mean a x_0 + b x_t and variance v."""
-        (alpha_t, sigma_t), (alpha_s, sigma_s) = self.alpha_sigma(t), self.alpha_sigma(s)
-        alpha = alpha_t / alpha_s  # x_t = alpha x_s + noise of variance beta
-        beta = sigma_t**2 - (alpha * sigma_s) ** 2
+        """q(x_s | x_t, x_0) for s < t as (a, b, v): mean a x_0 + b x_t and variance v (DDPM, equation 7)."""
+        (_, sigma_t), (alpha_s, sigma_s) = self.alpha_sigma(t), self.alpha_sigma(s)
+        alpha, beta = self._transition(t, s)
         shrink = (sigma_s / sigma_t) ** 2
         return alpha_s * beta / sigma_t**2, alpha * shrink, beta * shrink
 
-
-def check_steps(timesteps: int, steps: int) -> None:
-    if not 1 <= steps <= timesteps:
-        raise ValueError(f"sampling takes 1 to {timesteps} steps, not {steps}")
-
-
-def time_grid(timesteps: int, steps: int, spacing: Spacing = "linear") -> list[int]:
-    """``steps`` different whole times from timesteps - 1 down to 0; the higher the power, the closer towards 0.
-
-    One step starts, and ends, at timesteps - 1.
-
-    Raises:
-        ValueError: unless 1 <= steps <= timesteps.
-    """
-    check_steps(timesteps, steps)
-    if spacing not in POWERS:
-        raise ValueError(f"spacing must be one of {', '.join(POWERS)}, not {spacing!r}")
-    if steps == 1:
-        return [timesteps - 1]
-    times: list[int] = []
-    for i in range(steps):
-        exact = (timesteps - 1) * (i / (steps - 1)) ** POWERS[spacing]
-        times.append(max(round(exact), times[-1] + 1 if times else 0))
-    return times[::-1]
+    def _transition(self, t: float, s: float) -> tuple[float, float]:
+        """(α, β) of x_t = α x_s + noise of variance β."""
+        (alpha_t, sigma_t), (alpha_s, sigma_s) = self.alpha_sigma(t), self.alpha_sigma(s)
+        alpha = alpha_t / alpha_s
+        return alpha, sigma_t**2 - (alpha * sigma_s) ** 2
 
 
-@dataclass(frozen=True)
 class Schedule(Path):
     """Discrete diffusion: α_t = √ā_t, σ_t = √(1 − ā_t) for t = 0 … timesteps − 1 (Ho et al., DDPM, 2020).
 
     The network predicts the noise ε. The twelve float32 tables stand in the order in which checkpoints hold them.
     """
 
-    betas: Tensor
-    alphas_cumprod: Tensor
-    alphas_cumprod_prev: Tensor
-    sqrt_alphas_cumprod: Tensor
-    sqrt_one_minus_alphas_cumprod: Tensor
-    log_one_minus_alphas_cumprod: Tensor
-    sqrt_recip_alphas_cumprod: Tensor
-    sqrt_recipm1_alphas_cumprod: Tensor
-    posterior_variance: Tensor
-    posterior_log_variance_clipped: Tensor
-    posterior_mean_coef1: Tensor
-    posterior_mean_coef2: Tensor
+    clean = -1
+
+    def __init__(self, tables: dict[str, Tensor]) -> None:
+        self.tables = tables
+        self.timesteps = len(tables["betas"])
 
     @classmethod
-    def from_betas(cls, betas: Tensor) -> Self:
+    def from_betas(cls, betas: Tensor) -> "Schedule":
         """All tables from float64 betas (timesteps,); computed in float64, cast last."""
         alphas = 1 - betas
         cumprod = alphas.cumprod(0)
         previous = torch.cat([cumprod.new_ones(1), cumprod[:-1]])
         variance = betas * (1 - previous) / (1 - cumprod)
-        tables = (
-            betas,
-            cumprod,
-            previous,
-            cumprod.sqrt(),
-            (1 - cumprod).sqrt(),
-            (1 - cumprod).log(),
-            (1 / cumprod).sqrt(),
-            (1 / cumprod - 1).sqrt(),
-            variance,
-            variance.clamp(min=1e-20).log(),
-            betas * previous.sqrt() / (1 - cumprod),
-            (1 - previous) * alphas.sqrt() / (1 - cumprod),
-        )
-        return cls(*(table.to(torch.float32) for table in tables))
+        tables = {
+            "betas": betas,
+            "alphas_cumprod": cumprod,
+            "alphas_cumprod_prev": previous,
+            "sqrt_alphas_cumprod": cumprod.sqrt(),
+            "sqrt_one_minus_alphas_cumprod": (1 - cumprod).sqrt(),
+            "log_one_minus_alphas_cumprod": (1 - cumprod).log(),
+            "sqrt_recip_alphas_cumprod": (1 / cumprod).sqrt(),
+            "sqrt_recipm1_alphas_cumprod": (1 / cumprod - 1).sqrt(),
+            "posterior_variance": variance,
+            "posterior_log_variance_clipped": variance.clamp(min=1e-20).log(),
+            "posterior_mean_coef1": betas * previous.sqrt() / (1 - cumprod),
+            "posterior_mean_coef2": (1 - previous) * alphas.sqrt() / (1 - cumprod),
+        }
+        return cls({name: table.float() for name, table in tables.items()})
 
     @classmethod
-    def cosine(cls, timesteps: int, *, s: float = 0.008) -> Self:
-        """Nichol and Dhariwal (2021), with betas clipped to [0, 0.999]."""
+    def cosine(cls, timesteps: int, *, s: float = 0.008) -> "Schedule":
+        """Nichol and Dhariwal (2021), equation 17, with betas clipped to [0, 0.999]."""
         n = timesteps + 1
         x = torch.linspace(0, n, n, dtype=torch.float64)
         cumprod = torch.cos((x / n + s) / (1 + s) * math.pi / 2) ** 2
@@ -148,27 +126,18 @@ class Schedule(Path):
         return cls.from_betas((1 - cumprod[1:] / cumprod[:-1]).clamp(0, 0.999))
 
     @classmethod
-    def linear(cls, timesteps: int, *, beta_end: float, last_beta: float | None = None) -> Self:
+    def linear(cls, timesteps: int, *, beta_end: float, last_beta: float | None = None) -> "Schedule":
         """Betas from 1e-4 to ``beta_end``; ``last_beta`` replaces the last one (0.999: all signal goes)."""
         betas = torch.linspace(1e-4, beta_end, timesteps, dtype=torch.float64)
         if last_beta is not None:
             betas[-1] = last_beta
         return cls.from_betas(betas)
 
-    def tables(self) -> dict[str, Tensor]:
-        return {field.name: getattr(self, field.name) for field in fields(self)}
-
     def with_tables(self, tables: dict[str, Tensor]) -> "Schedule":
-        return Schedule(**tables)
+        return Schedule(tables)
 
-    clean = -1
-
-    @property
-    def timesteps(self) -> int:  # type: ignore[override]
-        return len(self.betas)
-
-    def times(self, steps: int, spacing: Spacing = "linear", *, start: float | None = None) -> list[float]:
-        return [*time_grid(self.timesteps if start is None else int(start) + 1, steps, spacing)]
+    def _spaced(self, steps: int, start: float, power: float) -> list[float]:
+        return [round(start * (i / (steps - 1)) ** power) for i in range(steps)] if steps > 1 else [start]
 
     def middle(self, t: float, s: float) -> float:
         return math.floor((t + s) / 2)
@@ -179,36 +148,33 @@ class Schedule(Path):
     @cached_property
     def log_alphas_cumprod(self) -> list[float]:
         """log ā_t in double precision, with the clean image (0) before t = 0: differences of it don't cancel."""
-        return [0.0, *torch.log1p(-self.betas.double()).cumsum(0).tolist()]
+        return [0.0, *torch.log1p(-self.tables["betas"].double()).cumsum(0).tolist()]
 
     def alpha_sigma(self, t: float) -> tuple[float, float]:
         log_cumprod = self.log_alphas_cumprod[int(t) + 1]
         return math.exp(log_cumprod / 2), math.sqrt(-math.expm1(log_cumprod))
 
+    def _at(self, name: str, t: Tensor) -> Tensor:
+        return self.tables[name][t].view(-1, 1, 1, 1)
+
     def q_sample(self, x0: Tensor, t: Tensor, noise: Tensor) -> Tensor:
-        alpha = _at(self.sqrt_alphas_cumprod, t.clamp(min=0))
-        sigma = _at(self.sqrt_one_minus_alphas_cumprod, t.clamp(min=0))
+        """DDPM's equation 4; time −1 is the clean image."""
+        alpha = self._at("sqrt_alphas_cumprod", t.clamp(min=0))
+        sigma = self._at("sqrt_one_minus_alphas_cumprod", t.clamp(min=0))
         return torch.where(t.view(-1, 1, 1, 1) < 0, x0, alpha * x0 + sigma * noise)
 
     def target(self, x0: Tensor, noise: Tensor) -> Tensor:
         return noise
 
     def predict_start(self, x_t: Tensor, t: Tensor, output: Tensor) -> Tensor:
-        return _at(self.sqrt_recip_alphas_cumprod, t) * x_t - _at(self.sqrt_recipm1_alphas_cumprod, t) * output
+        return self._at("sqrt_recip_alphas_cumprod", t) * x_t - self._at("sqrt_recipm1_alphas_cumprod", t) * output
 
-    def posterior(self, t: float, s: float) -> tuple[float, float, float]:
-        """DDPM's equation 7 between any two times; the tables hold the case s = t - 1.
-
-        From logarithms: the general formula's differences of numbers close to 1 would lose digits.
-        """
+    def _transition(self, t: float, s: float) -> tuple[float, float]:
+        """From logarithms: the general formula's differences of numbers close to 1 would lose digits."""
         log_ratio = self.log_alphas_cumprod[int(t) + 1] - self.log_alphas_cumprod[int(s) + 1]  # of ā_t/ā_s
-        beta = -math.expm1(log_ratio)
-        (_, sigma_t), (alpha_s, sigma_s) = self.alpha_sigma(t), self.alpha_sigma(s)
-        shrink = (sigma_s / sigma_t) ** 2
-        return alpha_s * beta / sigma_t**2, math.exp(log_ratio / 2) * shrink, beta * shrink
+        return math.exp(log_ratio / 2), -math.expm1(log_ratio)
 
 
-@dataclass(frozen=True)
 class StraightFlow(Path):
     """The straight path x_τ = (1 − τ) x_0 + τ s ε for τ in (0, 1] (Lipman et al., 2023; Liu et al., 2023).
 
@@ -219,23 +185,18 @@ class StraightFlow(Path):
         source_std: s, the standard deviation of the noise.
     """
 
-    timesteps: int
-    source_std: float = 1.0
     clean = 0.0
     is_straight = True
+
+    def __init__(self, timesteps: int, *, source_std: float = 1.0) -> None:
+        self.timesteps, self.source_std, self.tables = timesteps, source_std, {}
 
     def alpha_sigma(self, t: float) -> tuple[float, float]:
         tau = t / self.timesteps
         return 1 - tau, self.source_std * tau
 
-    def times(self, steps: int, spacing: Spacing = "linear", *, start: float | None = None) -> list[float]:
-        start = self.timesteps if start is None else start
-        check_steps(int(start), steps)
-        times: list[float] = []
-        for i in range(1, steps + 1):
-            exact = start * (i / steps) ** POWERS[spacing]
-            times.append(max(exact, times[-1] + 1 if times else 1.0))
-        return times[::-1]
+    def _spaced(self, steps: int, start: float, power: float) -> list[float]:
+        return [start * (i / steps) ** power for i in range(1, steps + 1)]
 
     def middle(self, t: float, s: float) -> float:
         return (t + s) / 2
@@ -254,7 +215,3 @@ class StraightFlow(Path):
 
     def _tau(self, t: Tensor) -> Tensor:
         return (t / self.timesteps).view(-1, 1, 1, 1)
-
-
-def _at(table: Tensor, t: Tensor) -> Tensor:
-    return table[t].view(-1, 1, 1, 1)

@@ -6,10 +6,7 @@ from torch import Tensor, nn
 
 
 class Series(NamedTuple):
-    """Co-registered acquisitions of one place; every backbone sees this. T = 1 is single-image.
-
-    Shapes: B batch, T acquisitions, C channels (red, green, blue), h×w low resolution, s the scale.
-    """
+    """Co-registered acquisitions of one place; every backbone sees this. T = 1 is single-image; s is the scale."""
 
     lr: Tensor  # (B, T, C, h, w) in [-1, 1]
     dates: Tensor  # (B, T) days relative to the target date
@@ -21,6 +18,10 @@ class Series(NamedTuple):
         distance = self.dates.abs().masked_fill(~self.mask, float("inf"))
         index = distance.argmin(dim=1)  # (B,)
         return self.lr[range(len(index)), index]
+
+    def by_date(self, views: Tensor) -> Tensor:
+        """What was computed for each view by itself: (B * T, ...) -> (B, T, ...)."""
+        return views.unflatten(0, self.lr.shape[:2])
 
 
 class Prediction(NamedTuple):

@@ -4,10 +4,13 @@ Names and order of the layers are those of the reference implementation, so its 
 """
 
 import math
-from collections.abc import Sequence
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from models.layers import doublings
 
@@ -20,8 +23,29 @@ class ReflectionPad(nn.ReflectionPad2d):
             return super().forward(x)
 
 
+def named(name: str, *layers: nn.Module) -> nn.Sequential:
+    """Layers in a row, one name deeper in the state dict, as the reference implementation has them."""
+    return nn.Sequential(OrderedDict({name: nn.Sequential(*layers)}))
+
+
 def reflected_conv(in_channels: int, out_channels: int, *, stride: int = 1) -> list[nn.Module]:
     return [ReflectionPad(1), nn.Conv2d(in_channels, out_channels, kernel_size=3, stride=stride)]
+
+
+def conv_block(in_channels: int, out_channels: int) -> nn.Module:
+    return named("block", *reflected_conv(in_channels, out_channels), nn.Mish())
+
+
+def downsample(channels: int) -> nn.Module:
+    return named("conv", *reflected_conv(channels, channels, stride=2))
+
+
+def upsample(channels: int) -> nn.Module:
+    return named("conv", nn.ConvTranspose2d(channels, channels, kernel_size=4, stride=2, padding=1))
+
+
+def time_mlp(dim: int) -> nn.Sequential:
+    return nn.Sequential(nn.Linear(dim, 4 * dim), nn.Mish(), nn.Linear(4 * dim, dim))
 
 
 def time_embedding(t: Tensor, dim: int) -> Tensor:
@@ -33,23 +57,14 @@ def time_embedding(t: Tensor, dim: int) -> Tensor:
     return torch.cat([angles.sin(), angles.cos()], dim=1)
 
 
-class Block(nn.Module):
-    def __init__(self, in_channels: int, out_channels: int) -> None:
-        super().__init__()
-        self.block = nn.Sequential(*reflected_conv(in_channels, out_channels), nn.Mish())
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.block(x)
-
-
 class ResnetBlock(nn.Module):
     """Two blocks with the time in between, and a skip."""
 
     def __init__(self, in_channels: int, out_channels: int, *, time_dim: int) -> None:
         super().__init__()
         self.mlp = nn.Sequential(nn.Mish(), nn.Linear(time_dim, out_channels))
-        self.block1 = Block(in_channels, out_channels)
-        self.block2 = Block(out_channels, out_channels)
+        self.block1 = conv_block(in_channels, out_channels)
+        self.block2 = conv_block(out_channels, out_channels)
         same = in_channels == out_channels
         self.res_conv = nn.Identity() if same else nn.Conv2d(in_channels, out_channels, kernel_size=1)
 
@@ -58,22 +73,13 @@ class ResnetBlock(nn.Module):
         return self.block2(h) + self.res_conv(x)
 
 
-class Downsample(nn.Module):
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.conv = nn.Sequential(*reflected_conv(channels, channels, stride=2))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.conv(x)
-
-
-class Upsample(nn.Module):
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.conv = nn.Sequential(nn.ConvTranspose2d(channels, channels, kernel_size=4, stride=2, padding=1))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.conv(x)
+def unet_level(
+    in_channels: int, out_channels: int, resize: Callable[[int], nn.Module], *, time_dim: int
+) -> nn.ModuleList:
+    """Two residual blocks, and what changes the size after them."""
+    block1 = ResnetBlock(in_channels, out_channels, time_dim=time_dim)
+    block2 = ResnetBlock(out_channels, out_channels, time_dim=time_dim)
+    return nn.ModuleList([block1, block2, resize(out_channels)])
 
 
 class LinearAttention(nn.Module):
@@ -93,7 +99,7 @@ class LinearAttention(nn.Module):
 
 
 class Rezero(nn.Module):
-    """A layer times a learned gain that starts at 0."""
+    """x + g · fn(x), with a learned gain g that starts at 0 (Bachlechner et al., 2020)."""
 
     def __init__(self, fn: nn.Module) -> None:
         super().__init__()
@@ -101,19 +107,10 @@ class Rezero(nn.Module):
         self.g = nn.Parameter(torch.zeros(1))
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.fn(x) * self.g
+        return x + self.fn(x) * self.g
 
 
-class Residual(nn.Module):
-    def __init__(self, fn: nn.Module) -> None:
-        super().__init__()
-        self.fn = fn
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x + self.fn(x)
-
-
-class WeightNormConv2d(nn.Conv2d):
+class WeightNormConv2d(nn.Module):
     """A convolution whose weight is weight_g · weight_v / ‖weight_v‖ (Salimans and Kingma, 2016), output by output.
 
     It takes the place of ``conv`` and computes the same at first. Written out because torch's own weight norm either
@@ -121,15 +118,14 @@ class WeightNormConv2d(nn.Conv2d):
     """
 
     def __init__(self, conv: nn.Conv2d) -> None:
-        super().__init__(conv.in_channels, conv.out_channels, conv.kernel_size, conv.stride)  # type: ignore[arg-type]
+        super().__init__()
         direction = conv.weight.detach()
-        del self.weight
-        self.bias = conv.bias
+        self.stride, self.bias = conv.stride, conv.bias
         self.weight_g = nn.Parameter(direction.flatten(1).norm(dim=1).view(-1, 1, 1, 1))
         self.weight_v = nn.Parameter(direction.clone())
 
     def forward(self, x: Tensor) -> Tensor:
-        return self._conv_forward(x, torch._weight_norm(self.weight_v, self.weight_g, 0), self.bias)
+        return F.conv2d(x, torch._weight_norm(self.weight_v, self.weight_g, 0), self.bias, self.stride)
 
 
 def normalise_weights(module: nn.Module) -> None:
@@ -183,47 +179,31 @@ class UNet(nn.Module):
             raise ValueError("the backbone gives no features to condition on (an RRDBNet needs 2 blocks at least)")
         self.dim = dim
         widths = [dim * mult for mult in dim_mults]
+        resizes: list[Callable[[int], nn.Module]] = [*[downsample] * (len(widths) - 1), nn.Identity]
         self.cond_proj = nn.ConvTranspose2d(cond_channels, dim, kernel_size=2 * scale, stride=scale, padding=scale // 2)
-        self.mlp = nn.Sequential(nn.Linear(dim, 4 * dim), nn.Mish(), nn.Linear(4 * dim, dim))
-        self.downs = nn.ModuleList()
-        for i, (width_in, width_out) in enumerate(zip([channels, *widths], widths, strict=False)):
-            self.downs.append(
-                nn.ModuleList(
-                    [
-                        ResnetBlock(width_in, width_out, time_dim=dim),
-                        ResnetBlock(width_out, width_out, time_dim=dim),
-                        Downsample(width_out) if i < len(widths) - 1 else nn.Identity(),
-                    ]
-                )
-            )
-        self.ups = nn.ModuleList()
-        for width_in, width_out in zip(widths[:0:-1], widths[-2::-1], strict=True):
-            self.ups.append(
-                nn.ModuleList(
-                    [
-                        ResnetBlock(2 * width_in, width_out, time_dim=dim),
-                        ResnetBlock(width_out, width_out, time_dim=dim),
-                        Upsample(width_out),
-                    ]
-                )
-            )
-        self.mid_block1 = ResnetBlock(widths[-1], widths[-1], time_dim=dim)
-        self.mid_attn = Residual(Rezero(LinearAttention(widths[-1]))) if use_attn else nn.Identity()
-        self.mid_block2 = ResnetBlock(widths[-1], widths[-1], time_dim=dim)
-        self.final_conv = nn.Sequential(Block(widths[0], dim), nn.Conv2d(dim, channels, kernel_size=1))
-        self.up_proj = nn.Sequential(*reflected_conv(channels, dim)) if up_input else None
-        self.step_mlp = (
-            nn.Sequential(nn.Linear(dim, 4 * dim), nn.Mish(), nn.Linear(4 * dim, dim)) if step_input else None
+        self.mlp = time_mlp(dim)
+        self.downs = nn.ModuleList(
+            unet_level(width_in, width_out, resize, time_dim=dim)
+            for width_in, width_out, resize in zip([channels, *widths[:-1]], widths, resizes, strict=True)
         )
+        self.ups = nn.ModuleList(
+            unet_level(2 * width, narrower, upsample, time_dim=dim) for width, narrower in pairwise(widths[::-1])
+        )
+        self.mid_block1 = ResnetBlock(widths[-1], widths[-1], time_dim=dim)
+        self.mid_attn = nn.Sequential()
+        if use_attn:
+            self.mid_attn.add_module("fn", Rezero(LinearAttention(widths[-1])))
+        self.mid_block2 = ResnetBlock(widths[-1], widths[-1], time_dim=dim)
+        self.final_conv = nn.Sequential(conv_block(widths[0], dim), nn.Conv2d(dim, channels, kernel_size=1))
+        self.up_proj = nn.Sequential(*reflected_conv(channels, dim)) if up_input else None
         if weight_init:
             self.apply(initialise_weights)
         if use_wn:
             normalise_weights(self)
-        if step_input:
-            last = nn.Linear(4 * dim, dim)
-            nn.init.zeros_(last.weight)
-            nn.init.zeros_(last.bias)
-            self.step_mlp = nn.Sequential(nn.Linear(dim, 4 * dim), nn.Mish(), last)
+        self.step_mlp = time_mlp(dim) if step_input else None
+        if self.step_mlp is not None:
+            for parameter in self.step_mlp[-1].parameters():
+                nn.init.zeros_(parameter)
 
     def condition(self, features: Tensor, base: Tensor) -> Tensor:
         """Features (B, cond_channels, h, w) and bicubic image (B, C, H, W) -> (B, dim, H, W), for all times."""
@@ -240,16 +220,14 @@ class UNet(nn.Module):
             step = torch.zeros_like(t) if step is None else step
             time = time + self.step_mlp(time_embedding(step.to(x.dtype), self.dim))
         skips = []
-        for i, level in enumerate(self.downs):
-            block1, block2, downsample = level.children()
+        for i, (block1, block2, resize) in enumerate(level.children() for level in self.downs):
             x = block2(block1(x, time), time)
             if i == 0:
                 x = x + condition  # (B, dim, H, W)
             skips.append(x)
-            x = downsample(x)  # halved, except at the last level
+            x = resize(x)  # halved, except at the last level
         x = self.mid_block2(self.mid_attn(self.mid_block1(x, time)), time)
-        for level in self.ups:
-            block1, block2, upsample = level.children()
+        for block1, block2, resize in (level.children() for level in self.ups):
             x = torch.cat([x, skips.pop()], dim=1)
-            x = upsample(block2(block1(x, time), time))  # doubled
+            x = resize(block2(block1(x, time), time))  # doubled
         return self.final_conv(x)

@@ -2,10 +2,9 @@
 
 from torch import Tensor
 
-from models.losses import l1, l1_shift, l2
+from models.losses import LaplaceHead, l1, l1_shift, l2, laplace_deviation, laplace_loss
 from models.samplers import Callback, Noise
 from models.series import Backbone, Series
-from models.uncertainty import LaplaceHead, laplace_deviation, laplace_loss
 from tasks.base import RandomKey, Result, Task, series_of
 from tasks.receptive_field import receptive_radius
 from utils.dataloader import Batch

@@ -10,13 +10,12 @@ import torch
 from models.bicubic import Bicubic
 from models.diffusion import SRDiff
 from models.highresnet import HighResNet
-from models.losses import PerceptualLoss
+from models.losses import LaplaceHead, PerceptualLoss
 from models.misr import RRDBLTAE, HighResLTAE, RRDBHighResNet
 from models.rrdb import RRDBNet
 from models.schedule import Path as NoisePath
 from models.schedule import Schedule, StraightFlow
 from models.series import Backbone
-from models.uncertainty import LaplaceHead
 from models.unet import UNet
 from tasks.backbone import LOSSES, BackboneTask
 from tasks.base import StepDecay, Task

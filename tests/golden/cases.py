@@ -115,7 +115,7 @@ def backbone(case: str, entry: dict[str, Any], inputs: Inputs, dtype: torch.dtyp
         series = series_of(inputs, entry["facts"]["scale"])
         outputs = network(series)._asdict()
         if "maps64" in entry["outputs"]:
-            outputs["maps"] = torch.stack(network.encode((series.nearest() + 1) / 2), dim=1)
+            outputs["maps"] = torch.stack(network.encode(series.nearest()), dim=1)
     return outputs
 
 
@@ -246,7 +246,7 @@ def schedule(case: str, entry: dict[str, Any], inputs: Inputs, dtype: torch.dtyp
     if case == "q_sample":
         return {"x_t": Schedule.cosine(**facts).q_sample(inputs["x"], inputs["t"], inputs["noise"])}
     made = {
-        name: (Schedule.cosine if name == "cosine" else Schedule.linear)(**sizes).tables()
+        name: (Schedule.cosine if name == "cosine" else Schedule.linear)(**sizes).tables
         for name, sizes in facts.items()
     }
     return {name: torch.stack([tables[key] for key in entry["names_in_order"]]) for name, tables in made.items()}

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from models.bicubic import Bicubic
+from models.layers import repeat_pixels
 from tests.models.nets import BACKBONES, channels_last, double, random_series, small_backbone
 
 every_backbone = pytest.mark.parametrize("name", [*BACKBONES, "bicubic"])
@@ -86,3 +87,10 @@ def test_bicubic_is_the_base_and_the_nearest_view() -> None:
     prediction = Bicubic()(series)
     assert torch.equal(prediction.sr, series.base)
     assert torch.equal(prediction.features, torch.stack([series.lr[0, 1], series.lr[1, 0]]))
+
+
+def test_repeated_pixels_are_nearest_neighbours() -> None:
+    x = torch.arange(12.0).reshape(1, 2, 2, 3)
+    expected = x.repeat_interleave(2, dim=-1).repeat_interleave(2, dim=-2)
+    assert torch.equal(repeat_pixels(x), expected)
+    assert torch.equal(torch.compile(repeat_pixels, backend="eager")(x), expected)

@@ -1,9 +1,20 @@
+import math
+
+import numpy as np
 import pytest
 import torch
+from scipy import stats
 from torch import Tensor
+from torch.nn import functional as F
 
 from models import losses
+from models.highresnet import HighResNet
+from models.losses import LaplaceHead, laplace_deviation, laplace_loss
+from models.series import Prediction
+from tasks.backbone import BackboneTask
+from tasks.base import RandomKey, blank_batch
 from tests.golden.cases import vgg_state
+from tests.models.nets import random_series
 
 
 def images(seed: int, *shape: int) -> Tensor:
@@ -50,3 +61,59 @@ def test_perceptual_loss() -> None:
     del state["features.34.bias"]
     with pytest.raises(KeyError, match=r"features\.34\.bias"):
         losses.PerceptualLoss(state)
+
+
+# How far off a pixel is
+
+
+def test_the_loss_is_the_negative_log_likelihood() -> None:
+    random = np.random.RandomState(0)
+    error, scale = random.standard_normal(50), random.rand(50) + 0.1
+    ours = laplace_loss(torch.from_numpy(np.log(scale)), torch.from_numpy(error))
+    assert float(ours) == pytest.approx(-stats.laplace(scale=scale).logpdf(error).mean())
+    stated = laplace_deviation(torch.from_numpy(np.log(scale)))
+    assert stated.numpy() == pytest.approx(stats.laplace(scale=scale).std())
+
+
+def test_the_image_learns_as_without_it() -> None:
+    series = random_series()
+    batch = blank_batch(size=8, num_dates=4, scale=4, samples=2)._replace(
+        lr=series.lr[..., :6, :], dates=series.dates, mask=series.mask, base=series.base, hr=series.base.flip(0)
+    )
+    key = RandomKey(0, 0, torch.arange(2))
+    weights = {}
+    for head in (False, True):
+        torch.manual_seed(0)
+        backbone = HighResNet(width=8, layers=1)
+        scale_head = LaplaceHead(features=8, scale=4) if head else None
+        task = BackboneTask(backbone, loss_type="l1", scale_head=scale_head)
+        optimizer = torch.optim.Adam(task.trainable(), lr=1e-3)
+        for _ in range(3):
+            optimizer.zero_grad()
+            terms = task(batch, key)
+            torch.stack(list(terms.values())).sum().backward()
+            optimizer.step()
+        assert ("laplace" in terms) == head
+        weights[head] = task.model.state_dict()
+    assert all(torch.equal(weights[True][name], value) for name, value in weights[False].items())
+    assert any(name.startswith("scale_head.") for name in weights[True])
+
+
+def test_it_learns_where_errors_are_large() -> None:
+    """Errors ten times as large on the right half, which the features show."""
+    torch.manual_seed(0)
+    side = torch.zeros(4, 1, 8, 8)
+    side[..., 4:] = 1
+    scale = F.interpolate(0.02 + 0.18 * side, scale_factor=4).expand(-1, 3, -1, -1)  # (B, C, H, W)
+    head = LaplaceHead(features=1, scale=4)
+    optimizer = torch.optim.Adam(head.parameters(), lr=1e-2)
+    flat = torch.zeros(4, 3, 32, 32)
+    for _ in range(300):
+        error = torch.distributions.Laplace(flat, scale).sample()
+        optimizer.zero_grad()
+        laplace_loss(head(Prediction(sr=flat, features=side), flat), error).backward()
+        optimizer.step()
+    stated = head(Prediction(sr=flat, features=side), flat).exp()
+    assert float(stated[..., :12].mean()) == pytest.approx(0.02, rel=0.25)
+    assert float(stated[..., 20:].mean()) == pytest.approx(0.2, rel=0.25)
+    assert math.isfinite(float(stated.max()))

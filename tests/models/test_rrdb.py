@@ -1,29 +1,8 @@
-from typing import Any
-
-import pytest
 import torch
 from torch import Tensor
 
 from models.rrdb import OutputClamp, RRDBNet, clamp_to_unit
-from tests.golden.large import Golden, names
-from tests.models.nets import make_series, random_series, rrdb_from
-
-CLOSE: dict[str, Any] = {"rtol": 1e-4, "atol": 2e-5}
-
-
-@pytest.mark.parametrize("name", names("01_rrdbnet_*.pt"))
-def test_golden(golden: Golden, name: str) -> None:
-    entry = golden.load(name)
-    network, x = rrdb_from(entry["state_dict"]), entry["inputs"]["x"]
-    with torch.no_grad():
-        prediction = network(make_series(x))
-        maps = network.encode((x + 1) / 2)
-    torch.testing.assert_close(prediction.sr, entry["outputs"]["out"], **CLOSE)
-    torch.testing.assert_close(maps, entry["outputs"]["feas"], **CLOSE)
-    chosen = entry["outputs"]["feas"][2::3]
-    assert prediction.features.shape[1] == network.feature_channels == sum(part.shape[1] for part in chosen)
-    if chosen:
-        torch.testing.assert_close(prediction.features, torch.cat(chosen, dim=1), **CLOSE)
+from tests.models.nets import make_series, random_series
 
 
 def test_clamps_agree_in_value_not_in_gradient() -> None:
@@ -66,8 +45,3 @@ def test_a_single_block_gives_no_features() -> None:
     network = RRDBNet(width=4, blocks=1)
     assert network.feature_channels == 0
     assert network(random_series(views=1)).features.shape[1] == 0
-
-
-def test_names_an_unknown_clamp() -> None:
-    with pytest.raises(ValueError, match="output_clamp"):
-        RRDBNet(width=4, blocks=1, output_clamp="soft")  # type: ignore[arg-type]

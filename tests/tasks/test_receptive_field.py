@@ -13,7 +13,7 @@ from models.highresnet import HighResNet
 from models.misr import HighResLTAE
 from models.rrdb import RRDBNet
 from models.samplers import Noise, Sampler, ddim, ddpm
-from models.schedule import Path, Schedule, StraightFlow, time_grid
+from models.schedule import Path, Schedule, StraightFlow
 from models.series import Backbone, Prediction, Series
 from models.unet import UNet
 from tasks.receptive_field import receptive_radius, sampling_radius
@@ -74,7 +74,7 @@ class Denoiser(nn.Module):
     def condition(self, features: Tensor, base: Tensor) -> Tensor:
         return features.repeat_interleave(2, 2).repeat_interleave(2, 3)
 
-    def forward(self, x: Tensor, t: Tensor, condition: Tensor) -> Tensor:
+    def forward(self, x: Tensor, t: Tensor, condition: Tensor, step: Tensor | None) -> Tensor:
         return 0.1 * self.conv(condition)
 
 
@@ -96,8 +96,8 @@ def _drawn(images: Tensor) -> Noise:
     [
         (
             Schedule.cosine(50),
-            functools.partial(ddpm, times=time_grid(50, 4, "quadratic")),
-            time_grid(50, 15, "quadratic"),
+            functools.partial(ddpm, times=Schedule.cosine(50).times(4, "quadratic")),
+            Schedule.cosine(50).times(15, "quadratic"),
         ),
         (StraightFlow(50), functools.partial(ddim, times=[50, 25]), [50, 37.5, 25, 12.5]),
     ],
