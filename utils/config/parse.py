@@ -24,6 +24,10 @@ logger = logging.getLogger(__name__)
 
 _MOST_VALUES = 10_000  # of a configuration
 _DEEPEST = 50  # brackets in brackets, or parts of a dotted key
+_WORDS = {  # pydantic's, and ours
+    "Value error, ": "", "Input should be": "must be", "Unexpected keyword argument": "is unknown",
+    "greater than or equal to": "at least", "less than or equal to": "at most",
+}  # fmt: skip
 
 IGNORED = frozenset({"base_config", "work_dir", "exp_name", "infer", "validate"})  # steer loading, or are saved by it
 
@@ -31,41 +35,33 @@ IGNORED = frozenset({"base_config", "work_dir", "exp_name", "infer", "validate"}
 class _Loader(yaml.SafeLoader):
     """YAML 1.2 scalars (1e-4 is a number, `off` is a word), no objects, no key twice."""
 
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = True) -> dict[Any, Any]:
+        keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode) and key.value != "<<"]
+        if len(set(keys)) < len(keys):
+            raise ValueError(f"key {max(keys, key=keys.count)!r} twice, {node.start_mark}")
+        return super().construct_mapping(node, deep=True)
 
+
+_SCALARS = {
+    "tag:yaml.org,2002:bool": (r"^(?:true|True|TRUE|false|False|FALSE)$", "tTfF"),
+    "tag:yaml.org,2002:float": (
+        r"^[-+]?(?:(?:\.[0-9]+|[0-9]+\.[0-9]*)(?:[eE][-+]?[0-9]+)?|[0-9]+[eE][-+]?[0-9]+|\.(?:inf|nan))$",
+        "-+0123456789.",
+    ),
+}
 _Loader.yaml_implicit_resolvers = {
-    first: [
-        (tag, pattern) for tag, pattern in resolvers if tag not in ("tag:yaml.org,2002:bool", "tag:yaml.org,2002:float")
-    ]
+    first: [(tag, pattern) for tag, pattern in resolvers if tag not in _SCALARS]
     for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:bool", re.compile(r"^(?:true|True|TRUE|false|False|FALSE)$"), list("tTfF")
-)
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?(?:(?:\.[0-9]+|[0-9]+\.[0-9]*)(?:[eE][-+]?[0-9]+)?|[0-9]+[eE][-+]?[0-9]+|\.(?:inf|nan))$"),
-    list("-+0123456789."),
-)
-
-
-def _mapping_without_doubles(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
-    seen = set()
-    for key_node, _ in node.value:
-        if key_node.value in seen and key_node.tag != "tag:yaml.org,2002:merge":
-            raise yaml.constructor.ConstructorError(None, None, f"key {key_node.value!r} twice", key_node.start_mark)
-        seen.add(key_node.value if isinstance(key_node.value, str) else id(key_node))
-    loader.flatten_mapping(node)
-    return loader.construct_mapping(node, deep=True)
-
-
-_Loader.add_constructor("tag:yaml.org,2002:map", _mapping_without_doubles)
+for _tag, (_pattern, _firsts) in _SCALARS.items():
+    _Loader.add_implicit_resolver(_tag, re.compile(_pattern), list(_firsts))
 
 
 def _weigh(node: yaml.Node, weights: dict[int, int | None]) -> int:
     """How many values a node stands for, aliases spelled out. Raises ValueError for a few lines that mean millions."""
     if id(node) not in weights:
         weights[id(node)] = None  # being weighed
-        parts = node.value if isinstance(node, yaml.SequenceNode | yaml.MappingNode) else []
+        parts = node.value if isinstance(node, yaml.CollectionNode) else []
         flat = [part for pair in parts for part in pair] if isinstance(node, yaml.MappingNode) else parts
         weights[id(node)] = 1 + sum(_weigh(part, weights) for part in flat)
     weight = weights[id(node)]
@@ -90,37 +86,31 @@ def parse_yaml(text: str, *, source: str) -> Any:
 def read_file(path: Path) -> Flat:
     """One YAML file as a mapping, its bases not looked at."""
     try:
-        text = path.read_text(encoding="utf-8")
+        content = parse_yaml(path.read_text(encoding="utf-8"), source=str(path))
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"configuration {path} can't be read: {error}") from None
-    content = parse_yaml(text, source=str(path))
-    if content is None:
-        return {}
+    content = {} if content is None else content
     if not isinstance(content, dict) or not all(isinstance(name, str) for name in content):
         raise ConfigError(f"{path}: a configuration is a mapping of keys to values")
     return content
 
 
-def merge(below: Flat, above: Mapping[str, Any]) -> Flat:
+def merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> Flat:
     """Nested mappings merge; lists and scalars replace."""
     merged = dict(below)
     for name, value in above.items():
-        if isinstance(value, Mapping) and isinstance(merged.get(name), Mapping):
-            merged[name] = merge(merged[name], value)
-        else:
-            merged[name] = value
+        before: Any = merged.get(name)
+        nested = isinstance(value, Mapping) and isinstance(before, Mapping)
+        merged[name] = merge(before, value) if nested else value
     return merged
 
 
 def load_chain(path: Path) -> Flat:
     """A file over its bases: depth first, left to right; a file that this chain has loaded is not loaded again."""
-    return _load_chain(path, loaded=set(), named_by=None)
+    return _load_chain(path, loaded=set())
 
 
-def _load_chain(path: Path, *, loaded: set[Path], named_by: Path | None) -> Flat:
-    if not path.is_file():
-        where = f" (base_config of {named_by})" if named_by else ""
-        raise ConfigError(f"configuration {path} doesn't exist{where}")
+def _load_chain(path: Path, *, loaded: set[Path]) -> Flat:
     loaded.add(path.resolve())
     content = read_file(path)
     bases = content.get("base_config") or []
@@ -130,52 +120,44 @@ def _load_chain(path: Path, *, loaded: set[Path], named_by: Path | None) -> Flat
     below: Flat = {}
     for base in bases:
         base_path = path.parent / base if base.startswith(".") else Path(base)
+        if not base_path.is_file():
+            raise ConfigError(f"configuration {base_path} doesn't exist (base_config of {path})")
         if base_path.resolve() not in loaded:
-            below = merge(below, _load_chain(base_path, loaded=loaded, named_by=path))
+            below = merge(below, _load_chain(base_path, loaded=loaded))
     return merge(below, content)
 
 
-def split_outside(text: str, separator: str) -> list[str]:
-    """Split at a separator that stands outside brackets and quotes."""
-    parts, depth, quote, start = [], 0, "", 0
-    for position, sign in enumerate(text):
-        if quote:
-            quote = "" if sign == quote else quote
-        elif sign in "\"'":
-            quote = sign
-        elif sign in "[{":
-            depth += 1
-            if depth > _DEEPEST:
-                raise ConfigError(f"--hparams: more than {_DEEPEST} brackets in each other")
-        elif sign in "]}":
-            depth -= 1
-        elif sign == separator and depth == 0:
-            parts.append(text[start:position])
-            start = position + 1
-    if quote or depth:
-        raise ConfigError(f"--hparams: a bracket or quote is not closed in {_shown(text)}")
-    return [*parts, text[start:]]
+def _split(text: str, separator: str) -> list[str]:
+    """Split at separators that stand outside brackets and quotes."""
+    parts, depth = [""], 0
+    for piece in re.findall(r"\"[^\"]*\"|'[^']*'|.", text, re.DOTALL):
+        depth += (piece in "[{") - (piece in "]}")
+        if depth > _DEEPEST or piece in "\"'":
+            break
+        if piece == separator and depth == 0:
+            parts.append("")
+        else:
+            parts[-1] += piece
+    else:
+        if depth == 0:
+            return parts
+    raise ConfigError(f"--hparams: a bracket or quote is not closed, or too many are open, in {_shown(text)}")
 
 
 def _parse_value(text: str) -> Any:
     """A value of --hparams: YAML, or a list whose items are parted by spaces or commas: [64 64], ["a" "b"]."""
     text = text.strip()
     if text.startswith("[") and text.endswith("]"):
-        return [
-            _parse_value(item) for part in split_outside(text[1:-1], ",") for item in split_outside(part, " ") if item
-        ]
+        return [_parse_value(item) for part in _split(text[1:-1], ",") for item in _split(part, " ") if item]
     if len(text) > 1 and text[0] == text[-1] and text[0] in "\"'":
         return text[1:-1]
-    value = parse_yaml(text, source=f"--hparams value {_shown(text)}")
-    return "" if value is None and text == "" else value
+    return parse_yaml(text, source=f"--hparams value {_shown(text)}") if text else ""
 
 
 def parse_hparams(text: str) -> Flat:
     """`a=1,b.c=2,d=[1 1 1]` as nested mappings. Raises ConfigError for what is not key=value."""
     overrides: Flat = {}
-    for part in split_outside(text, ","):
-        if not part.strip():
-            continue
+    for part in filter(str.strip, _split(text, ",")):
         name, equals, value = part.partition("=")
         names = name.strip().split(".")
         if not equals or not all(names) or len(names) > _DEEPEST:
@@ -195,12 +177,6 @@ def _shown(value: Any) -> str:
         return "a number of thousands of digits"
 
 
-def nearest_key(name: object) -> str:
-    """`; did you mean X?`, or nothing; files hold keys that are not even text."""
-    near = difflib.get_close_matches(name, [*KEYS, "backbone"], n=1) if isinstance(name, str) else []
-    return f"; did you mean {near[0]}?" if near else ""
-
-
 def settings_from(flat: Mapping[str, Any], *, source: str) -> Settings:
     """Typed settings from flat keys.
 
@@ -209,16 +185,17 @@ def settings_from(flat: Mapping[str, Any], *, source: str) -> Settings:
     """
     sections: dict[str, Flat] = {section: {} for section in SECTIONS}
     for name, value in flat.items():
-        if name in IGNORED or name == "backbone":
-            continue
-        if name not in KEYS:
-            raise ConfigError(f"{source}: unknown key {_shown(name)}{nearest_key(name)}")
-        sections[KEYS[name][0]][name] = value
+        if name in KEYS:
+            sections[KEYS[name][0]][name] = value
+        elif name not in IGNORED and name != "backbone":
+            near = difflib.get_close_matches(str(name)[:99], [*KEYS, "backbone"], n=1)
+            meant = f"; did you mean {near[0]}?" if near else ""
+            raise ConfigError(f"{source}: unknown key {_shown(name)}{meant}")
     made = {section: _validated(SECTIONS[section], values, source=source) for section, values in sections.items()}
-    backbone, known = flat.get("backbone"), {item.name for item in dataclasses.fields(Model)}
+    backbone = flat.get("backbone")
     if backbone is not None:
-        if not isinstance(backbone, Mapping) or not set(backbone) <= known:
-            raise ConfigError(f"{source}: backbone must be a mapping with keys of {', '.join(sorted(known))}")
+        if not isinstance(backbone, Mapping) or not all(isinstance(name, str) for name in backbone):
+            raise ConfigError(f"{source}: backbone must be a mapping of keys to values")
         backbone = _validated(Model, backbone, source=f"{source}, backbone")
     return Settings(**made, backbone=backbone)
 
@@ -228,14 +205,10 @@ def _validated(section: Any, values: Mapping[str, Any], *, source: str) -> Any:
         return section(**values)
     except ValidationError as error:
         wrong = error.errors()[0]
-        kind, bounds = wrong["type"], wrong.get("ctx", {})
-        meant = {
-            "value_error": wrong["msg"].removeprefix("Value error, "),
-            "greater_than_equal": f"must be at least {bounds.get('ge')}",
-            "less_than_equal": f"must be at most {bounds.get('le')}",
-            "literal_error": f"must be one of {bounds.get('expected', '').replace(' or ', ', ').replace(chr(39), '')}",
-        }.get(kind, wrong["msg"])
-        raise ConfigError(f"{source}: {wrong['loc'][0]} {meant}, not {_shown(wrong['input'])}") from None
+        said = wrong["msg"]
+        for theirs, ours in _WORDS.items():
+            said = said.replace(theirs, ours)
+        raise ConfigError(f"{source}: {wrong['loc'][0]} {said}, not {_shown(wrong['input'])}") from None
 
 
 def flatten(settings: Settings) -> Flat:
@@ -256,7 +229,7 @@ def to_yaml(flat: Flat) -> str:
 
 # Configurations of the reference implementation
 
-TASKS = {
+_TASKS = {
     "tasks.rrdb.RRDBSatTask": "rrdb",
     "tasks.highresnet.HighResnet": "highresnet",
     "tasks.hr_ltae.MISR": "hr_ltae",
@@ -266,7 +239,9 @@ TASKS = {
 }
 
 # The flags of a diffusion configuration, in the order in which the reference implementation asks for them.
-CONDITIONERS = {"use_rrdb": "rrdb", "use_ltae": "hr_ltae", "use_highresnet": "highresnet", "use_rrdb_ltae": "rrdb_ltae"}
+_CONDITIONERS = {
+    "use_rrdb": "rrdb", "use_ltae": "hr_ltae", "use_highresnet": "highresnet", "use_rrdb_ltae": "rrdb_ltae"
+}  # fmt: skip
 
 # Keys that had no effect there. They keep having none when one of its configurations is loaded,
 # also where ours has such a key.
@@ -277,11 +252,10 @@ WITHOUT_EFFECT = frozenset(
     show_training_process style_interp tb_log_interval test_crop_size test_input_dir test_thresh_size thresh_size
     valid_monitor_key valid_monitor_mode valid_steps""".split()  # noqa: SIM905
 )
-WITHOUT_EFFECT_IN_HIGHRESNETS = frozenset({"hidden_size", "num_block"})  # their width is 64
-WIDTH_OF_HIGHRESNETS = 64
+_WIDTH_OF_HIGHRESNETS = 64  # whatever hidden_size and num_block say
 
 
-def translate(flat: dict[str, Any], *, source: str) -> dict[str, Any]:
+def translate(flat: Flat, *, source: str) -> Flat:
     """A configuration in our keys; those of the reference implementation name a class by its dotted path.
 
     Raises:
@@ -290,33 +264,26 @@ def translate(flat: dict[str, Any], *, source: str) -> dict[str, Any]:
     reference_class = flat.get("trainer_cls")
     if not isinstance(reference_class, str) or "." not in reference_class:
         return flat
-    if reference_class not in TASKS:
-        raise ConfigError(f"{source}: trainer_cls {reference_class!r} is not known; known: {', '.join(TASKS)}")
-    task = TASKS[reference_class]
-    without_effect = WITHOUT_EFFECT | (
-        WITHOUT_EFFECT_IN_HIGHRESNETS if task in ("highresnet", "hr_ltae") else frozenset()
-    )
-    ours = {name: value for name, value in flat.items() if name not in without_effect and name not in CONDITIONERS}
+    if reference_class not in _TASKS:
+        raise ConfigError(f"{source}: trainer_cls {reference_class!r} is not known; known: {', '.join(_TASKS)}")
+    task = _TASKS[reference_class]
+    is_highresnet = task in ("highresnet", "hr_ltae")
+    without_effect = WITHOUT_EFFECT | ({"hidden_size", "num_block"} if is_highresnet else set())
+    ours = {name: value for name, value in flat.items() if name not in without_effect and name not in _CONDITIONERS}
     ours["trainer_cls"] = task
     ours["output_clamp"] = "hard"  # the clamp acts in training there, and its experiments go on as they began
-    if task in ("highresnet", "hr_ltae"):
-        ours["hidden_size"] = WIDTH_OF_HIGHRESNETS
+    if is_highresnet:
+        ours["hidden_size"] = _WIDTH_OF_HIGHRESNETS
     if task == "srdiff":
-        set_flags = [backbone for flag, backbone in CONDITIONERS.items() if flat.get(flag)]
-        ours["conditioner"] = set_flags[0] if set_flags else "none"
-        ours.pop("misr_ref_image", None)
-        ours["backbone"] = _conditioner(ours, reference_image=flat.get("misr_ref_image", "median"))
+        name = next((backbone for flag, backbone in _CONDITIONERS.items() if flat.get(flag)), "none")
+        # The conditioner as the configuration describes it: its own experiment is not asked any more.
+        described = {"trainer_cls": "bicubic" if name == "none" else name, "output_clamp": "hard"}
+        reference_image = ours.pop("misr_ref_image", "median")
+        if name in ("rrdb", "rrdb_ltae"):
+            described |= {"hidden_size": ours.get("rrdb_num_feat", 64), "num_block": ours.get("rrdb_num_block", 17)}
+        elif name == "hr_ltae":
+            described |= {"misr_ref_image": reference_image}
+        ours |= {"conditioner": name, "backbone": described}
     if unused := sorted(set(flat) & without_effect):
         logger.info("%s: keys of the reference implementation without effect: %s", source, ", ".join(unused))
     return ours
-
-
-def _conditioner(ours: dict[str, Any], *, reference_image: str) -> dict[str, Any]:
-    """The conditioner as a diffusion configuration describes it: its own experiment is not asked any more."""
-    name = ours["conditioner"]
-    described = {"trainer_cls": "bicubic" if name == "none" else name, "output_clamp": "hard"}
-    if name in ("rrdb", "rrdb_ltae"):
-        described |= {"hidden_size": ours.get("rrdb_num_feat", 64), "num_block": ours.get("rrdb_num_block", 17)}
-    elif name == "hr_ltae":
-        described |= {"misr_ref_image": reference_image}
-    return described

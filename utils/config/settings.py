@@ -16,19 +16,19 @@ from utils.files import is_text
 from utils.geo.bands import RGB, band_names
 
 T = TypeVar("T")
-LARGEST = 2**31 - 1  # of a number without a maximum of its own
+LARGEST = 2**31 - 1  # of a number without a bound of its own
 
 
-def key(default: Any, meaning: str, *, architecture: bool = False) -> Any:
-    """One key. ``architecture``: it shapes the state dict, so an experiment can't change it."""
-    return Field(default, description=meaning, json_schema_extra={"architecture": architecture})
+def key(default: Any, meaning: str, *, architecture: bool = False, **bounds: Any) -> Any:
+    """One key. The bounds of a number are wider than what makes sense, but no typing error takes all memory."""
+    if isinstance(default, int | float) and not isinstance(default, bool):
+        bounds = {"ge": -LARGEST, "le": LARGEST, **bounds}
+    return Field(default, description=meaning, json_schema_extra={"architecture": architecture}, **bounds)
 
 
-def number(
-    default: float, meaning: str, *, ge: float = -LARGEST, le: float = LARGEST, architecture: bool = False
-) -> Any:
-    """A key that is a number. Its bounds are wider than what makes sense, but no typing error takes all memory."""
-    return Field(default, description=meaning, ge=ge, le=le, json_schema_extra={"architecture": architecture})
+def shape(default: Any, meaning: str, **bounds: Any) -> Any:
+    """A key that shapes the state dict, so an experiment can't change it."""
+    return key(default, meaning, architecture=True, **bounds)
 
 
 def _expected(words: str, fits: Callable[[Any], bool], convert: Callable[[Any], Any] = lambda value: value) -> Any:
@@ -51,29 +51,24 @@ def is_word(value: Any) -> bool:
     return not isinstance(value, list | dict | bool) and "\0" not in str(value) and is_text(str(value))
 
 
-def _listed(value: Any) -> Any:
-    return (value,) if isinstance(value, str) and value else tuple(value or ())
-
-
 Truth = Annotated[bool, _expected("true or false", lambda value: isinstance(value, bool))]
 Whole = Annotated[int, _expected("a whole number", lambda value: _is_number(value) and value == int(value), int)]
 Real = Annotated[float, _expected("a number", _is_number)]
 Word = Annotated[str, _expected("a word", is_word, lambda value: "" if value is None else str(value))]
-TruthOrAuto = Annotated[
-    bool | Literal["auto"],
-    _expected("true, false or auto", lambda value: isinstance(value, bool) or value == "auto"),
-]
 # YAML 1.1 writers save `off` as false.
 Choice = Annotated[T, BeforeValidator(lambda value: "off" if value is False else value)]
 Listed = Annotated[
-    T, _expected("a list", lambda value: value is None or isinstance(value, list | tuple | str), _listed)
+    T,
+    _expected(
+        "a list",
+        lambda value: value is None or isinstance(value, list | tuple | str),
+        lambda value: (value,) if isinstance(value, str) and value else tuple(value or ()),
+    ),
 ]
-
-
-def _known_bands(bands: tuple[str, ...]) -> tuple[str, ...]:
-    return band_names(bands) if bands else ()
-
-
+Bands = Annotated[Listed[tuple[Word, ...]], AfterValidator(lambda bands: band_names(bands) if bands else ())]
+TruthOrAuto = Annotated[
+    bool | Literal["auto"], _expected("true, false or auto", lambda value: isinstance(value, bool) or value == "auto")
+]
 _STRICT = ConfigDict(extra="forbid")
 
 
@@ -87,24 +82,20 @@ class Data:
     data_weights: Listed[tuple[Real, ...]] = key(
         (), "of several data_root: the share of each in a batch, in any unit; empty: equal ones"
     )
-    sr_scale: Whole = number(4, "how much finer the truth is than the input: 2, 4 or 8", architecture=True, ge=2)
-    bands: Annotated[Listed[tuple[Word, ...]], AfterValidator(_known_bands)] = key(
-        (), "what the network sees and gives, e.g. [B04 B03 B02 B08]; empty: the data set's own", architecture=True
-    )
-    sen2_amount: Whole = number(1, "acquisitions of a series that the network sees: the nearest in time", ge=1, le=4096)
+    sr_scale: Whole = shape(4, "how much finer the truth is than the input: 2, 4 or 8", ge=2)
+    bands: Bands = shape((), "what the network sees and gives, e.g. [B04 B03 B02 B08]; empty: the data set's own")
+    sen2_amount: Whole = key(1, "acquisitions of a series that the network sees: the nearest in time", ge=1, le=4096)
     spectral_matching: Choice[Literal["histogram", "moment", "none"]] = key(
         "histogram", "how the truth takes on the input's colours"
     )
-    target_offset_days: Whole = number(
-        0, "moves the target date: each day offset p becomes p - this", ge=-36500, le=36500
-    )
-    train_crop: Whole = number(
+    target_offset_days: Whole = key(0, "moves the target date: each day offset p becomes p - this", ge=-36500, le=36500)
+    train_crop: Whole = key(
         0, "side of random training crops in low-resolution pixels; 0: whole patches", ge=0, le=16384
     )
     augment: Listed[tuple[Literal["flips", "turns", "drop_dates", "vary_dates", "shuffle_dates"], ...]] = key(
         (), "of [flips turns drop_dates vary_dates shuffle_dates]: flips, turns, fewer dates, 1 to all, other order"
     )
-    num_workers: Whole = number(2, "processes that read data; 0: none but the main one", ge=0, le=1024)
+    num_workers: Whole = key(2, "processes that read data; 0: none but the main one", ge=0, le=1024)
 
     @property
     def known_bands(self) -> tuple[str, ...]:
@@ -116,32 +107,27 @@ class Data:
 class Model:
     """The backbone, or for srdiff the noise predictor (hidden_size) on a conditioner."""
 
-    trainer_cls: Word = key("", "what is trained: a name of tasks/build.py", architecture=True)
-    hidden_size: Whole = number(
-        64, "width: of the backbone, or of srdiff's first U-Net level", architecture=True, ge=1, le=4096
-    )
-    num_block: Whole = number(17, "blocks of an RRDB trunk", architecture=True, ge=1, le=1000)
-    num_layers: Whole = number(2, "residual blocks of the HighRes-net encoder", architecture=True, ge=0, le=1000)
-    misr_ref_image: Choice[Literal["median", "closest"]] = key(
-        "median", "the reference image beside each view", architecture=True
-    )
-    alpha_residual: Truth = key(True, "HighRes-net fusion: padded views are left out of the sum", architecture=True)
+    trainer_cls: Word = shape("", "what is trained: a name of tasks/build.py")
+    hidden_size: Whole = shape(64, "width: of the backbone, or of srdiff's first U-Net level", ge=1, le=4096)
+    num_block: Whole = shape(17, "blocks of an RRDB trunk", ge=1, le=1000)
+    num_layers: Whole = shape(2, "residual blocks of the HighRes-net encoder", ge=0, le=1000)
+    misr_ref_image: Choice[Literal["median", "closest"]] = shape("median", "the reference image beside each view")
+    alpha_residual: Truth = shape(True, "HighRes-net fusion: padded views are left out of the sum")
     mask_padding: Truth = key(False, "L-TAE: padded views get no attention (the published nets let them vote)")
-    ltae_heads: Whole = number(16, "L-TAE attention heads", architecture=True, ge=1, le=1024)
-    ltae_d_k: Whole = number(4, "L-TAE key size a head", architecture=True, ge=1, le=1024)
-    ltae_d_model: Whole = number(128, "L-TAE channels", architecture=True, ge=1, le=16384)
-    ltae_dropout: Real = number(0.2, "L-TAE dropout after its last layers; half of it in the attention", ge=0, le=1)
+    ltae_heads: Whole = shape(16, "L-TAE attention heads", ge=1, le=1024)
+    ltae_d_k: Whole = shape(4, "L-TAE key size a head", ge=1, le=1024)
+    ltae_d_model: Whole = shape(128, "L-TAE channels", ge=1, le=16384)
+    ltae_dropout: Real = key(0.2, "L-TAE dropout after its last layers; half of it in the attention", ge=0, le=1)
     output_clamp: Choice[Literal["straight_through", "hard"]] = key(
         "straight_through", "RRDB heads: the clamp to [0, 1]"
     )
-    decoder: Choice[Literal["published", "smooth"]] = key(
+    decoder: Choice[Literal["published", "smooth"]] = shape(
         "published",
         "HighRes-net decoder: smooth lets neighbouring input pixels meet, so none becomes a pattern of its own",
-        architecture=True,
     )
-    base_residual: Truth = key(False, "the network predicts the difference to the bicubic image", architecture=True)
-    uncertainty: Choice[Literal["none", "laplace"]] = key(
-        "none", "backbones: a head that states the error's scale a pixel, trained along", architecture=True
+    base_residual: Truth = shape(False, "the network predicts the difference to the bicubic image")
+    uncertainty: Choice[Literal["none", "laplace"]] = shape(
+        "none", "backbones: a head that states the error's scale a pixel, trained along"
     )
 
 
@@ -149,73 +135,69 @@ class Model:
 class Diffusion:
     """SRDiff: process, noise predictor, conditioner, sampler."""
 
-    process: Choice[Literal["diffusion", "flow"]] = key(
-        "diffusion", "noise process: diffusion as published, or a straight flow for few steps", architecture=True
+    process: Choice[Literal["diffusion", "flow"]] = shape(
+        "diffusion", "noise process: diffusion as published, or a straight flow for few steps"
     )
-    source_std: Real = number(
-        1.0, "flow: standard deviation of the noise it starts from", architecture=True, ge=1e-6, le=100
+    source_std: Real = shape(1.0, "flow: standard deviation of the noise it starts from", ge=1e-6, le=100)
+    flow_base: Choice[Literal["bicubic", "backbone"]] = shape(
+        "bicubic", "what the residual is the difference to: the bicubic image, or the conditioner's"
     )
-    flow_base: Choice[Literal["bicubic", "backbone"]] = key(
-        "bicubic", "what the residual is the difference to: the bicubic image, or the conditioner's", architecture=True
-    )
-    shortcut: Truth = key(False, "flow: the network learns steps of 1, 1/2, 1/4 and 1/8 of the way", architecture=True)
-    timesteps: Whole = number(500, "steps of the diffusion process", architecture=True, ge=2, le=100_000)
-    beta_schedule: Choice[Literal["cosine", "linear"]] = key("cosine", "noise schedule", architecture=True)
-    beta_s: Real = number(0.008, "offset of the cosine schedule", architecture=True, ge=0, le=1)
-    beta_end: Real = number(0.02, "last beta of the linear schedule", architecture=True, ge=1e-6, le=0.999)
-    res: Truth = key(True, "diffuse the residual to the bicubic image, not the image", architecture=True)
-    res_rescale: Real = number(2.0, "factor of the residual", architecture=True, ge=1e-6, le=1e6)
-    clip_input: Truth = key(True, "clamp the residual to [-1, 1]", architecture=True)
-    unet_dim_mults: Word = key("1|2|3|4", "widths of the U-Net levels in units of hidden_size", architecture=True)
-    use_attn: Truth = key(False, "linear attention in the middle of the U-Net", architecture=True)
-    up_input: Truth = key(False, "the U-Net sees the bicubic image too", architecture=True)
-    use_wn: Truth = key(False, "weight norm on the U-Net's convolutions", architecture=True)
+    shortcut: Truth = shape(False, "flow: the network learns steps of 1, 1/2, 1/4 and 1/8 of the way")
+    timesteps: Whole = shape(500, "steps of the diffusion process", ge=2, le=100_000)
+    beta_schedule: Choice[Literal["cosine", "linear"]] = shape("cosine", "noise schedule")
+    beta_s: Real = shape(0.008, "offset of the cosine schedule", ge=0, le=1)
+    beta_end: Real = shape(0.02, "last beta of the linear schedule", ge=1e-6, le=0.999)
+    res: Truth = shape(True, "diffuse the residual to the bicubic image, not the image")
+    res_rescale: Real = shape(2.0, "factor of the residual", ge=1e-6, le=1e6)
+    clip_input: Truth = shape(True, "clamp the residual to [-1, 1]")
+    unet_dim_mults: Word = shape("1|2|3|4", "widths of the U-Net levels in units of hidden_size")
+    use_attn: Truth = shape(False, "linear attention in the middle of the U-Net")
+    up_input: Truth = shape(False, "the U-Net sees the bicubic image too")
+    use_wn: Truth = shape(False, "weight norm on the U-Net's convolutions")
     weight_init: Truth = key(False, "Kaiming initialisation x 0.1 of the U-Net")
     rrdb_ckpt: Word = key("", "trained backbone to condition on: experiment folder, checkpoint or exported model")
-    conditioner: Word = key(
-        "", "name of the conditioning backbone; empty: as rrdb_ckpt says; none: the input image", architecture=True
-    )
-    rrdb_num_block: Whole = number(17, "blocks of an RRDB conditioner that rrdb_ckpt does not describe", ge=1, le=1000)
-    rrdb_num_feat: Whole = number(64, "width of an RRDB conditioner that rrdb_ckpt does not describe", ge=1, le=4096)
+    conditioner: Word = shape("", "name of the conditioning backbone; empty: as rrdb_ckpt says; none: the input image")
+    rrdb_num_block: Whole = key(17, "blocks of an RRDB conditioner that rrdb_ckpt does not describe", ge=1, le=1000)
+    rrdb_num_feat: Whole = key(64, "width of an RRDB conditioner that rrdb_ckpt does not describe", ge=1, le=4096)
     fix_rrdb: Truth = key(True, "keep the conditioner as it is; false: train it along")
     aux_l1_loss: Truth = key(True, "with fix_rrdb false: L1 of the conditioner's own output")
     aux_ssim_loss: Truth = key(False, "with fix_rrdb false: 1 - SSIM of the conditioner's own output")
     aux_percep_loss: Truth = key(False, "with fix_rrdb false: VGG-19 feature loss of the conditioner's own output")
     vgg_weights: Word = key("", "state dict of VGG-19 for aux_percep_loss")
     sampler: Choice[Literal["ddpm", "ddim", "dpmpp_2m", "midpoint"]] = key("ddpm", "how images are sampled")
-    sampler_steps: Whole = number(0, "network passes an image; 0: all timesteps", ge=0, le=100_000)
+    sampler_steps: Whole = key(0, "network passes an image; 0: all timesteps", ge=0, le=100_000)
     sampler_spacing: Choice[Literal["auto", "linear", "superlinear", "quadratic"]] = key(
         "auto", "which times are kept: step i of n at (i/n)^1, ^1.5 or ^2 of the way"
     )
-    ddim_eta: Real = number(0.0, "noise of ddim: 0 none, 1 as much as ddpm", ge=0, le=1)
+    ddim_eta: Real = key(0.0, "noise of ddim: 0 none, 1 as much as ddpm", ge=0, le=1)
     sample_from: Choice[Literal["noise", "backbone"]] = key(
         "noise", "what sampling starts from: noise, or the conditioner's image with the noise of sample_start"
     )
-    sample_start: Whole = number(
+    sample_start: Whole = key(
         0, "first time of sample_from backbone, below timesteps; 0: half of them", ge=0, le=100_000
     )
-    samples: Whole = number(1, "samples an image; above 1 their mean and spread", ge=1, le=10_000)
-    val_sampler_steps: Whole = number(10, "network passes an image in validation", ge=1, le=100_000)
+    samples: Whole = key(1, "samples an image; above 1 their mean and spread", ge=1, le=10_000)
+    val_sampler_steps: Whole = key(10, "network passes an image in validation", ge=1, le=100_000)
 
 
 @dataclass(frozen=True, config=_STRICT)
 class Training:
     """The training loop."""
 
-    batch_size: Whole = number(32, "samples a batch, over all devices together", ge=1, le=1_000_000)
-    max_updates: Whole = number(400_000, "optimiser steps of the whole training", ge=0)
-    lr: Real = number(2e-4, "learning rate at the start", ge=0)
-    decay_steps: Whole = number(0, "steps between decays of the learning rate; 0: the published recipe", ge=0)
-    decay_factor: Real = number(0.0, "factor at each decay; 0: the published recipe", ge=0)
-    warmup_steps: Whole = number(0, "steps over which the learning rate rises from 0; 0: none", ge=0)
+    batch_size: Whole = key(32, "samples a batch, over all devices together", ge=1, le=1_000_000)
+    max_updates: Whole = key(400_000, "optimiser steps of the whole training", ge=0)
+    lr: Real = key(2e-4, "learning rate at the start", ge=0)
+    decay_steps: Whole = key(0, "steps between decays of the learning rate; 0: the published recipe", ge=0)
+    decay_factor: Real = key(0.0, "factor at each decay; 0: the published recipe", ge=0)
+    warmup_steps: Whole = key(0, "steps over which the learning rate rises from 0; 0: none", ge=0)
     loss_type: Choice[Literal["l1", "l2", "ssim", "l1_shift"]] = key("l1", "loss: ssim only for srdiff")
-    seed: Whole = number(1234, "all randomness is a function of it", ge=0, le=2**63 - 1)
-    clip_grad_norm: Real = number(0.0, "largest L2 norm of all gradients together; 0: no clipping", ge=0)
-    accumulate_grad_batches: Whole = number(1, "batches an optimiser step, which sees batch_size times this", ge=1)
+    seed: Whole = key(1234, "all randomness is a function of it", ge=0, le=2**63 - 1)
+    clip_grad_norm: Real = key(0.0, "largest L2 norm of all gradients together; 0: no clipping", ge=0)
+    accumulate_grad_batches: Whole = key(1, "batches an optimiser step, which sees batch_size times this", ge=1)
     amp: Choice[Literal["off", "bf16", "fp16", "auto"]] = key(
         "off", "mixed precision; fp16 with gradient scaling; auto: bf16 where the device computes in it"
     )
-    ema_decay: Real = number(0.0, "decay of the averaged weights, at first less; 0: none", ge=0, le=0.999999)
+    ema_decay: Real = key(0.0, "decay of the averaged weights, at first less; 0: none", ge=0, le=0.999999)
     compile: Truth = key(False, "torch.compile, for long trainings; without a C++ compiler off, with one line")
     channels_last: TruthOrAuto = key(
         False,
@@ -223,20 +205,20 @@ class Training:
     )
     freeze_norm: Truth = key(False, "BatchNorm keeps the statistics that it has: for small batches, for fine-tuning")
     init_from: Word = key("", "start from these weights: experiment folder, checkpoint or exported model")
-    val_check_interval: Whole = number(25_000, "steps between validations", ge=1)
-    save_ckpt_interval: Whole = number(25_000, "steps between checkpoints", ge=1)
-    num_ckpt_keep: Whole = number(100, "newest checkpoints that are kept; the best one besides", ge=1)
+    val_check_interval: Whole = key(25_000, "steps between validations", ge=1)
+    save_ckpt_interval: Whole = key(25_000, "steps between checkpoints", ge=1)
+    num_ckpt_keep: Whole = key(100, "newest checkpoints that are kept; the best one besides", ge=1)
     valid_monitor_key: Word = key("val_loss", "column of val_res.csv that chooses the best checkpoint")
     valid_monitor_mode: Choice[Literal["min", "max"]] = key("min", "whether less or more is better")
-    tb_log_interval: Whole = number(100, "steps between rows of the training log", ge=1)
+    tb_log_interval: Whole = key(100, "steps between rows of the training log", ge=1)
 
 
 @dataclass(frozen=True, config=_STRICT)
 class Evaluation:
     """Validation, --infer and what they write."""
 
-    eval_batch_size: Whole = number(32, "samples a batch in validation", ge=1, le=1_000_000)
-    test_batch_size: Whole = number(1, "samples a batch in --infer", ge=1, le=1_000_000)
+    eval_batch_size: Whole = key(32, "samples a batch in validation", ge=1, le=1_000_000)
+    test_batch_size: Whole = key(1, "samples a batch in --infer", ge=1, le=1_000_000)
     test_save_png: Truth = key(False, "save the pictures of every patch")
     consistency: Truth = key(False, "change results smoothly until they average to the nearest acquisition (--infer)")
     save_intermediate: Truth = key(False, "srdiff: save 20 moments of sampling the first patch")
