@@ -31,14 +31,8 @@ def _parser() -> Parser:
 
 
 def _main(options: Namespace) -> None:
-    from data_gen.checks.report import (  # late: --help needs no torch
-        contact_sheet,
-        count,
-        findings_summary,
-        table,
-        write_json,
-    )
-    from data_gen.checks.run import check_data_set
+    from data_gen.checks.report import contact_sheet, findings_summary, table, write_json  # late: --help needs no torch
+    from data_gen.checks.rules import check_data_set
     from data_gen.workers import quiet
     from utils.images import save_png
 
@@ -60,10 +54,10 @@ def _main(options: Namespace) -> None:
             save_png(contact_sheet(data), picture)
     except OSError as error:
         raise ConfigError(f"{error.filename or options.json or picture}: can't be written: {error.strerror}") from None
-    sys.stdout.write(table(content, findings))
+    sys.stdout.write(table(content))
     if picture:
         sys.stdout.write(f"pictures of {len(data.rows)} patches: {picture}\n")
-    sys.exit(1 if count(findings, "error") else 0)
+    sys.exit(1 if content["errors"] else 0)
 
 
 if __name__ == "__main__":

@@ -36,7 +36,7 @@ _PRELOADED = [
         "torch._dynamo",
         "skimage.metrics",
     ),
-    *("data_gen.prepare", "data_gen.checks.run", "data_gen.custom.build", "data_gen.synthetic.dataset"),
+    *("data_gen.prepare", "data_gen.checks.rules", "data_gen.custom.build", "data_gen.synthetic.dataset"),
     *("utils.report.page", "matplotlib.backends.backend_svg", "PIL.ImageDraw", "PIL.PngImagePlugin"),
 ]
 

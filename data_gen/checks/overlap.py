@@ -1,7 +1,8 @@
 """Patches that show the same ground: equal pixels, nearly equal pixels, overlapping places."""
 
+import itertools
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,25 +14,25 @@ from data_gen.checks.sources import Place
 from data_gen.dataset import Unusable
 
 NEARLY = 0.95  # likeness of two fingerprints from which the images themselves are compared
-SAME = 0.7  # likeness of two images that one was made from the other
 RELATED = 0.25  # likeness of the common part of two images of one place, whatever the season
-LEAST_SHARE = 0.01  # of a patch: less is rounding
+_SAME = 0.7  # likeness of two images that one was made from the other
+_LEAST_SHARE = 0.01  # of a patch: less is rounding
 _CHUNK = 2048  # fingerprints that are compared with all others at a time
 _MOST_PAIRS = 2000  # that are listed
 _COMPARED = 24  # of overlapping pairs
 _PART = 4  # pixels averaged before images are compared
 _LEAST_SIDE = 16  # pixels then: less tells nothing
-
 _UNUSUAL = 4  # times the usual side: no patch, but a damaged georeference
 
 TruthPair = tuple[MeasuredTruth, MeasuredTruth]
-_Cells = dict[tuple[str, int, int], list[tuple[MeasuredTruth, Place]]]
 ReadTruth = Callable[[MeasuredTruth], NDArray[Any]]  # the pixels of a truth; raises Unusable
 
 
 class Overlap(NamedTuple):
     pair: TruthPair
     share: float  # of the patch's area
+    down: int  # pixels that the second patch lies off the first
+    right: int
 
 
 def apart(a: str, b: str) -> bool:
@@ -47,51 +48,46 @@ def equal_pairs(truths: Sequence[MeasuredTruth]) -> list[TruthPair]:
     groups: dict[bytes, list[MeasuredTruth]] = defaultdict(list)
     for truth in truths:
         groups[truth.digest].append(truth)
-    return [(group[0], other) for group in groups.values() for other in group[1:]]
+    return [(first, other) for first, *others in groups.values() for other in others]
 
 
 def nearly_equal_pairs(truths: Sequence[MeasuredTruth], read: ReadTruth) -> list[TruthPair]:
     """Pairs of images of which one was made from the other: brighter, noisier, shifted a little. Not the equal ones."""
-    seen = [truth for truth in truths if truth.fingerprint is not None]
-    if not seen:
-        return []
-    vectors = np.stack([truth.fingerprint for truth in seen if truth.fingerprint is not None])  # (n, d)
+    seen = [(truth, truth.fingerprint) for truth in truths if truth.fingerprint is not None]
+    vectors = np.array([vector for _, vector in seen])  # (n, d)
     pairs: list[TruthPair] = []
     for start in range(0, len(seen), _CHUNK):
-        alike = vectors[start : start + _CHUNK] @ vectors[start:].T
-        for i, j in np.argwhere(alike > NEARLY):
-            first, second = seen[start + i], seen[start + j]
+        for i, j in np.argwhere(vectors[start : start + _CHUNK] @ vectors[start:].T > NEARLY):
+            first, second = seen[start + i][0], seen[start + j][0]
             if i < j and first.digest != second.digest and first.shape == second.shape and len(pairs) < _MOST_PAIRS:
                 pairs.append((first, second))
-    return [pair for pair in pairs if (_likeness(read, *pair) or 0) > SAME]
+    return [pair for pair in pairs if (_likeness(read, *pair) or 0) > _SAME]
 
 
 def overlapping_pairs(truths: Sequence[MeasuredTruth]) -> list[Overlap]:
     """Pairs of patches that share ground and must not, as far as their places tell."""
-    placed = [(truth, truth.place) for truth in truths if truth.place is not None and truth.place.side > 0]
+    placed = [(truth, truth.place) for truth in truths if truth.place is not None]
     if not placed:
         return []
     largest = _UNUSUAL * float(np.median([place.side for _, place in placed]))
     placed = [(truth, place) for truth, place in placed if place.side <= largest]
     size = max(place.side for _, place in placed)
-    splits: dict[str, _Cells] = defaultdict(lambda: defaultdict(list))  # the patches of each cell of a coarse grid
+    splits = dict.fromkeys(truth.ref.split for truth, _ in placed)
+    cells: dict[tuple[str, str, int, int], list[tuple[MeasuredTruth, Place]]] = defaultdict(list)  # of a coarse grid
     found: list[Overlap] = []
     for truth, place in placed:
         column, row = int(place.x // size), int(place.y // size)
-        for split, cells in splits.items():
-            for other, there in _neighbours(cells, place.crs, column, row) if apart(split, truth.ref.split) else ():
-                if (share := _common(place, there)) > LEAST_SHARE:
-                    found.append(Overlap((other, truth), share))
+        others = [split for split in splits if apart(split, truth.ref.split)]
+        for split, i, j in itertools.product(others, range(column - 1, column + 2), range(row - 1, row + 2)):
+            for other, there in cells.get((split, place.crs, i, j), ()):
+                if (share := _common(place, there)) > _LEAST_SHARE:
+                    pixel = there.side / other.shape[1]
+                    down, right = round((there.y - place.y) / pixel), round((place.x - there.x) / pixel)
+                    found.append(Overlap((other, truth), share, down, right))
                     if len(found) >= _MOST_PAIRS:
                         return found
-        splits[truth.ref.split][place.crs, column, row].append((truth, place))
+        cells[truth.ref.split, place.crs, column, row].append((truth, place))
     return found
-
-
-def _neighbours(cells: _Cells, crs: str, column: int, row: int) -> Iterator[tuple[MeasuredTruth, Place]]:
-    for i in (column - 1, column, column + 1):
-        for j in (row - 1, row, row + 1):
-            yield from cells.get((crs, i, j), ())
 
 
 def _common(a: Place, b: Place) -> float:
@@ -106,14 +102,9 @@ def shown_alike(overlaps: Sequence[Overlap], read: ReadTruth) -> float | None:
 
     Places that aren't the images' own (one for all, say) give a likeness around 0.
     """
-    found = []
     wide = sorted(overlaps, key=lambda overlap: -overlap.share)[:_COMPARED]
-    for (a, b), _ in wide:
-        assert a.place is not None and b.place is not None
-        pixel = a.place.side / a.shape[1]
-        down, right = round((a.place.y - b.place.y) / pixel), round((b.place.x - a.place.x) / pixel)
-        if (alike := _likeness(read, a, b, down=down, right=right)) is not None:
-            found.append(alike)
+    alike = [_likeness(read, *overlap.pair, down=overlap.down, right=overlap.right) for overlap in wide]
+    found = [value for value in alike if value is not None]
     return float(np.median(found)) if found else None
 
 
@@ -125,16 +116,11 @@ def _likeness(
         a, b = read(first), read(second)
     except Unusable:
         return None
-    rows, columns = _common_pixels(a.shape[1], b.shape[1], down), _common_pixels(a.shape[2], b.shape[2], right)
-    if min(len(rows), len(columns)) < _LEAST_SIDE * _PART:
+    top, left = max(0, down), max(0, right)
+    bottom, far = min(a.shape[1], down + b.shape[1]), min(a.shape[2], right + b.shape[2])
+    if min(bottom - top, far - left) < _LEAST_SIDE * _PART:
         return None
-    top, left, bottom, far = rows.start, columns.start, rows.stop, columns.stop
     x = edges(reduced(a[:, top:bottom, left:far], _PART))
     y = edges(reduced(b[:, top - down : bottom - down, left - right : far - right], _PART))
     moved = displacement(x, y)
     return max(likeness(x, y), moved.likeness if moved else 0)
-
-
-def _common_pixels(first: int, second: int, offset: int) -> range:
-    """Rows (or columns) of an image that another, ``offset`` further on, has too."""
-    return range(max(0, offset), min(first, offset + second))

@@ -4,11 +4,12 @@ Unlike data_gen/dataset.py this drops and mends nothing: what can't be used is a
 """
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import rasterio
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
@@ -31,8 +32,10 @@ from utils.geo.acquisitions import GDAL_ERRORS, day_in
 from utils.radiometry import MATCHINGS, PUBLISHED_BANDS, count_levels, matching_table, normalise_lr, reflectance
 from utils.store import Key, Shard, checksum, open_shard, read_manifest
 
-FARTHEST = 1e9  # metres: no coordinate on Earth is larger
-SHORTEST = 1e-6  # metres or degrees: no patch has a shorter side
+_FARTHEST = 1e9  # metres: no coordinate on Earth is larger
+_SHORTEST = 1e-6  # metres or degrees: no patch has a shorter side
+_ROUNDING = 1  # days that a date and its acquisition's key may differ by
+_SPOT_PIXEL = 2.5  # metres: the store doesn't say
 
 
 class Ref(NamedTuple):
@@ -43,14 +46,17 @@ class Ref(NamedTuple):
     position: int  # in its split (raw), or in its shard (prepared)
     shard: int = 0
 
+    @property
+    def label(self) -> str:
+        return f"{self.split} {self.key}"
+
 
 class Fault(NamedTuple):
     """Something that is wrong with one patch or file."""
 
     check: str
-    split: str
-    key: Key
-    path: str
+    ref: Ref
+    path: object
     what: str
 
 
@@ -73,7 +79,7 @@ class SourceView(NamedTuple):
 
 
 class Source:
-    """A data set to look at: its patches, and what is wrong with single ones. Methods raise Unusable."""
+    """A data set to look at: its patches, and what is wrong with single ones."""
 
     kind = ""  # raw | prepared
 
@@ -84,15 +90,15 @@ class Source:
         self.refs: list[Ref] = []
         self.faults: list[Fault] = []
 
-    def note(self, check: str, ref: Ref, path: object, what: str) -> None:
-        self.faults.append(Fault(check, ref.split, ref.key, str(path), what))
+    def note(self, check: str, ref: Ref, path: object, what: object) -> None:
+        self.faults.append(Fault(check, ref, path, str(what)))
 
     def offsets(self, ref: Ref) -> list[int]:
         """Days from the truth of all acquisitions of a patch, as they are recorded; no image is read."""
         raise NotImplementedError
 
     def truth(self, ref: Ref) -> tuple[NDArray[Any], Place | None]:
-        """The high-resolution image (C, H, W), in the type that it is kept in, and where it lies."""
+        """The high-resolution image (C, H, W), in its own type, and where it lies. Raises Unusable."""
         raise NotImplementedError
 
     def views(self, ref: Ref) -> Iterator[SourceView]:
@@ -101,14 +107,6 @@ class Source:
 
     def verify(self, ref: Ref) -> None:
         """Compare what is derived from the images with them."""
-
-
-def has_place(columns: dict[str, Any]) -> bool:
-    """Whether a row says where its patch lies."""
-    return all(isinstance(columns.get(name), int | float) and abs(columns[name]) < FARTHEST for name in ("x", "y"))
-
-
-_ROUNDING = 1  # days that a date and its acquisition's key may differ by
 
 
 class RawSource(Source):
@@ -121,20 +119,15 @@ class RawSource(Source):
         rows = [row for rows in self._rows.values() for row in rows]
         bands = bands or find_bands(root, rows)
         super().__init__(root, bands=bands, maxima=tuple(PUBLISHED_BANDS.get(band, 1.0) for band in bands))
-        self._folder = root.resolve()
         self.refs = [Ref(split, row.key, i) for split, rows in self._rows.items() for i, row in enumerate(rows)]
-        self._placed = all(has_place(row.columns) for row in rows)
-        self._side = self._common_side(rows) if self._placed else 0.0
+        self._side = self._common_side(rows) if all(_has_place(row.columns) for row in rows) else None
 
-    def _common_side(self, rows: list[TableRow]) -> float:
+    def _common_side(self, rows: Sequence[TableRow]) -> float:
         """The side of a patch in metres: that of the first truth that tells; 0 where none does."""
         for row in rows:
-            if isinstance(row.hr, str):
-                with contextlib.suppress(Unusable, DataError):
-                    with opened(inside(self._folder, row.hr), georeferenced=True) as source:
-                        side = abs(source.transform.a) * source.width
-                    if SHORTEST <= side < FARTHEST:  # else a damaged georeference
-                        return side
+            with contextlib.suppress(Unusable), opened(self._path(row.hr), georeferenced=True) as source:
+                if place := _place(source):
+                    return place.side
         return 0.0
 
     def offsets(self, ref: Ref) -> list[int]:
@@ -142,25 +135,29 @@ class RawSource(Source):
         try:
             acquisitions = acquisitions_of(row)
         except Unusable as reason:
-            self.note("pairs", ref, row.hr, str(reason))
+            self.note("pairs", ref, row.hr, reason)
             return []
-        for acquisition in acquisitions:
-            if not self._exists(acquisition.path):
-                self.note("files", ref, acquisition.path, "missing file")
-            date = row.dates[acquisition.position]
-            if abs(acquisition.distance - abs(acquisition.offset)) > _ROUNDING:
-                what = f"is {acquisition.offset} days away by its date, {acquisition.distance} by its key"
-                self.note("dates", ref, acquisition.path, what)
-            elif _other_day(acquisition.path, date):
-                self.note("names", ref, acquisition.path, f"its date is {str(date)[:10]}, its name says another")
+        for position, distance, path, offset in acquisitions:
+            try:
+                self._path(path)
+            except Missing as reason:
+                self.note("files", ref, path, reason)
+            date, named = row.dates[position].astype("M8[D]"), day_in(Path(path).stem)
+            if abs(distance - abs(offset)) > _ROUNDING:
+                self.note("dates", ref, path, f"is {offset} days away by its date, {distance} by its key")
+            elif named is not None and abs(np.datetime64(named) - date) > np.timedelta64(_ROUNDING, "D"):
+                self.note("names", ref, path, f"its date is {date}, its name says another")
         return [acquisition.offset for acquisition in acquisitions]
 
     def truth(self, ref: Ref) -> tuple[NDArray[Any], Place | None]:
         row = self._row(ref)
-        if not isinstance(row.hr, str):
-            raise Unusable("spot6_image is not a path")
-        with opened(self._inside(ref, row.hr), self.bands, georeferenced=not self._placed) as source:
-            pixels, place = pixels_of(source, self.bands), self._place(row, source)
+        with opened(self._path(row.hr), self.bands, georeferenced=self._side is None) as source:
+            pixels = pixels_of(source, self.bands)
+            place = _place(source) if self._side is None else None
+        if self._side:
+            place = Place(str(row.columns.get("crs", "")), row.columns["x"], row.columns["y"], self._side)
+        elif place and not place.crs:
+            place = None
         return np.where(np.isfinite(pixels), pixels, 0) if pixels.dtype.kind == "f" else pixels, place
 
     def views(self, ref: Ref) -> Iterator[SourceView]:
@@ -170,63 +167,47 @@ class RawSource(Source):
             return
         for acquisition in acquisitions:
             try:
-                with opened(self._inside(ref, acquisition.path), self.bands) as source:
+                with opened(self._path(acquisition.path), self.bands) as source:
                     pixels, nodata = pixels_of(source, self.bands), source.nodata
             except Missing:
                 continue  # noted before
             except Unusable as reason:
-                self.note("files", ref, acquisition.path, str(reason))
+                self.note("files", ref, acquisition.path, reason)
                 continue
-            yield SourceView(acquisition.path, acquisition.offset, pixels, _missing(pixels, nodata))
+            missing = (pixels == 0).all(axis=0) | ~np.isfinite(pixels).all(axis=0)
+            if nodata is not None:
+                missing |= (pixels == nodata).any(axis=0)
+            yield SourceView(acquisition.path, acquisition.offset, pixels, missing)
 
     def _row(self, ref: Ref) -> TableRow:
         return self._rows[ref.split][ref.position]
 
-    def _inside(self, ref: Ref, path: str) -> Path:
+    def _path(self, relative: object) -> Path:
+        """The file that a table names. Raises Missing."""
+        if not isinstance(relative, str):
+            raise Missing("spot6_image is not a path")
         try:
-            return inside(self._folder, path)
-        except DataError:
-            self.note("paths", ref, path, "leads out of the data set's folder")
-            raise Unusable("leads out of the data set's folder") from None
-
-    def _exists(self, path: str) -> bool:
-        try:
-            return inside(self._folder, path).is_file()
-        except DataError:
-            return True  # another fault, noted where it is opened
-        except Unusable:
-            return False
-
-    def _place(self, row: TableRow, source: Any) -> Place | None:
-        if self._placed:
-            x, y = row.columns["x"], row.columns["y"]
-            return Place(str(row.columns.get("crs", "")), x, y, self._side) if self._side else None
-        try:
-            crs, transform = source.crs, source.transform
-            place = Place(crs.to_string(), transform.c, transform.f, abs(transform.a) * source.width) if crs else None
-        except GDAL_ERRORS:
-            return None
-        if place is None or place.side < SHORTEST or not all(abs(number) < FARTHEST for number in place[1:]):
-            return None  # a damaged georeference
-        return place
+            path = inside(self.root, relative)
+        except (Unusable, DataError) as error:
+            raise Missing(str(error)) from None
+        if not path.is_file():
+            raise Missing("missing file")
+        return path
 
 
-def _other_day(path: str, date: np.datetime64) -> bool:
-    """Whether the name of a file states a day, and it is not the date's."""
-    named = day_in(Path(path).stem)
-    return named is not None and abs((np.datetime64(named) - date.astype("M8[D]")).astype(int)) > _ROUNDING
+def _has_place(columns: dict[str, Any]) -> bool:
+    """Whether a row says where its patch lies."""
+    return all(isinstance(columns.get(name), int | float) and abs(columns[name]) < _FARTHEST for name in ("x", "y"))
 
 
-def _missing(pixels: NDArray[Any], nodata: float | None) -> NDArray[np.bool_]:
-    missing = (pixels == 0).all(axis=0)
-    if pixels.dtype.kind == "f":
-        missing |= ~np.isfinite(pixels).all(axis=0)
-    if nodata is not None:
-        missing |= (pixels == nodata).any(axis=0)
-    return missing
-
-
-_SPOT_PIXEL = 2.5  # metres: the store doesn't say
+def _place(source: rasterio.DatasetReader) -> Place | None:
+    """Where a raster says that it lies; None where its georeference is damaged."""
+    try:
+        transform, crs = source.transform, source.crs.to_string() if source.crs else ""
+    except GDAL_ERRORS:
+        return None
+    place = Place(crs, transform.c, transform.f, abs(transform.a) * source.width)
+    return place if place.side >= _SHORTEST and all(abs(number) < _FARTHEST for number in place[1:]) else None
 
 
 class PreparedSource(Source):
@@ -246,29 +227,28 @@ class PreparedSource(Source):
             try:
                 shard = open_shard(folder, info, self.manifest.geometry)
             except DataError as error:
-                self.note("shards", whole, info.file, str(error))
+                self.note("shards", whole, info.file, error)
                 continue
             self._shards[split, number] = shard
             self.refs += [Ref(split, key, row, number) for row, key in enumerate(shard["key"])]
 
     def offsets(self, ref: Ref) -> list[int]:
-        shard = self._shards[ref.split, ref.shard]
+        shard = self._shard(ref)
         acquired = shard["alphas"][ref.position]
         if not bool(acquired[0]) or bool((acquired[1:] & ~acquired[:-1]).any()):
             self.note("pairs", ref, self._file(ref), "acquired views don't come before padded ones")
         return shard["dates"][ref.position][acquired].tolist()
 
     def truth(self, ref: Ref) -> tuple[NDArray[Any], Place | None]:
-        shard = self._shards[ref.split, ref.shard]
+        shard = self._shard(ref)
         columns = shard.get("columns")
         lists = {name: columns.get(name) for name in ("x", "y")} if isinstance(columns, dict) else {}
         here = {n: x[ref.position] for n, x in lists.items() if isinstance(x, list) and len(x) > ref.position}
         side = _SPOT_PIXEL * self.manifest.geometry.hr_size
-        place = Place("", here["x"], here["y"], side) if has_place(here) else None
-        return shard["hr"][ref.position].numpy(), place
+        return shard["hr"][ref.position].numpy(), Place("", here["x"], here["y"], side) if _has_place(here) else None
 
     def views(self, ref: Ref) -> Iterator[SourceView]:
-        shard = self._shards[ref.split, ref.shard]
+        shard = self._shard(ref)
         for number in shard["alphas"][ref.position].nonzero().flatten().tolist():
             pixels = shard["lr"][ref.position, number].numpy()
             offset = int(shard["dates"][ref.position, number])
@@ -276,23 +256,26 @@ class PreparedSource(Source):
 
     def verify(self, ref: Ref) -> None:
         """The tables of spectral matching must be those of the images."""
-        shard = self._shards[ref.split, ref.shard]
-        counts = count_levels(shard["hr"][ref.position])
+        shard = self._shard(ref)
         acquired = shard["alphas"][ref.position]
         if acquired.any():
             distance = shard["dates"][ref.position].int().abs().masked_fill(~acquired, torch.iinfo(torch.int32).max)
-            self._compare(ref, "", ref.position, counts, shard["lr"][ref.position, int(distance.argmin())])
+            self._compare(ref, "", ref.position, shard["lr"][ref.position, int(distance.argmin())])
         single = int(shard["single"][ref.position])
         if single >= 0:
-            self._compare(ref, "single_", single, counts, shard["single_lr"][single])
+            self._compare(ref, "single_", single, shard["single_lr"][single])
 
-    def _compare(self, ref: Ref, prefix: str, row: int, counts: Tensor, lr: Tensor) -> None:
-        shard, normalised = self._shards[ref.split, ref.shard], normalise_lr(reflectance(lr), self.maxima)
+    def _compare(self, ref: Ref, prefix: str, row: int, lr: Tensor) -> None:
+        shard, normalised = self._shard(ref), normalise_lr(reflectance(lr), self.maxima)
+        counts = count_levels(shard["hr"][ref.position])
         for method in MATCHINGS:
             name = f"{prefix}matching" + ("" if method == "histogram" else f"_{method}")
             expected = matching_table(counts, normalised, method=method)
             if not torch.allclose(shard[name][row], expected, rtol=0, atol=1e-5):
                 self.note("tables", ref, self._file(ref), f"{name} is not that of its images")
+
+    def _shard(self, ref: Ref) -> Shard:
+        return self._shards[ref.split, ref.shard]
 
     def _file(self, ref: Ref) -> str:
         return self.manifest.splits[ref.split][ref.shard].file

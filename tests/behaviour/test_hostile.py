@@ -28,7 +28,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from data_gen.checks.run import check_data_set
+from data_gen.checks.rules import check_data_set
 from data_gen.custom.build import BuildOptions, build
 from data_gen.pickled_table import STANDARD, read_pickled_table
 from tasks.build import build_task, check
@@ -709,7 +709,7 @@ def test_a_data_set_from_damaged_images_is_whole_or_absent(images: Path, tmp_pat
             assert list(tmp_path.iterdir()) == []
             return
     data, _ = check_data_set(output, sample=0)
-    assert sum(data.patches.values()) and not [fault for fault in data.faults if fault.check == "files"]
+    assert sum(data.patches.values()) and not [fault for fault in data.source.faults if fault.check == "files"]
 
 
 # Whole commands: the documented exit code, one line, nothing run, nothing written

@@ -49,7 +49,6 @@ def test_unlike_images_have_no_displacement() -> None:
     assert likeness(first, second) < LEAST_LIKENESS
     assert displacement(first, second) is None
     assert displacement(first, np.zeros_like(first)) is None
-    assert not edges(np.ones((3, 20, 20)), np.zeros((20, 20), dtype=bool)).any()
 
 
 def test_fingerprints() -> None:
@@ -78,5 +77,5 @@ def test_the_fingerprint_alone_convicts_nobody() -> None:
 def _truth(image: NDArray, *, number: int) -> MeasuredTruth:
     return MeasuredTruth(
         ref=Ref("train", number, number), shape=image.shape[1:], dtype="uint8", digest=bytes([number]),
-        fingerprint=fingerprint(image), place=None, black=0, white=0, low=(0,), high=(255,),
+        fingerprint=fingerprint(image), place=None, black=0, white=0, low=image.min((1, 2)), high=image.max((1, 2)),
     )  # fmt: skip

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from rasterio.crs import CRS
 from rasterio.warp import transform
 
-from data_gen.checks.run import check_data_set
+from data_gen.checks.rules import check_data_set
 from data_gen.custom.build import BuildOptions, build
 from data_gen.pickled_table import read_pickled_table
 from data_gen.synthetic.sensors import AREA_MTF

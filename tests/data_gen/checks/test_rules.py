@@ -15,8 +15,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from data_gen.checks.rules import Finding
-from data_gen.checks.run import check_data_set
+from data_gen.checks.rules import Finding, check_data_set
 from data_gen.synthetic.dataset import SampleSet, write_sample_set
 from tests.command import run
 from tests.data import landscape, prepare_with, write_raster, write_raw
@@ -274,7 +273,7 @@ PLANTED = [  # (fault, the check that must find it, its level, words of it)
     (red_is_blue, "bands", "error", "red and blue are swapped"),
     (truth_of_16_bits, "sizes", "error", "truths that are not 8-bit.*: 1 "),
     (one_label_twice, "labels", "error", "row labels that occur twice.*: 1 train 100: 2 times"),
-    (leads_out, "files", "error", "paths that lead out of the folder: 1 .*secret"),
+    (leads_out, "files", "error", "unreadable files: 1 .*secret.* leads out of"),
     (nothing_to_train_on, "splits", "error", "nothing to train on"),
     (five_times_finer, "sizes", "error", "truths of 160 pixels .* beside acquisitions of 32"),
 ]
@@ -318,7 +317,7 @@ def rewrite(store: Path, change: Callable[[dict[str, Any]], None]) -> None:
 def test_a_clean_store_has_no_fault(store: Path) -> None:
     assert wrong(store) == {}
     data, _ = check_data_set(store, sample=0)
-    assert data.kind == "prepared" and data.patches == {"train": 6, "val": 2, "test": 2}
+    assert data.source.kind == "prepared" and data.patches == {"train": 6, "val": 2, "test": 2}
     assert len(data.acquired) == 50
 
 
