@@ -72,14 +72,10 @@ class Canvas:
     def __init__(self, size: int, generator: np.random.Generator) -> None:
         self.size = size
         self.generator = generator
-        centre = (size - 1) / 2
-        line = np.arange(size, dtype=np.float32) - np.float32(centre)
-        self.x, self.y = (np.ascontiguousarray(grid) for grid in np.meshgrid(line, line))  # pixels from the centre
-        self.label = np.zeros((size, size), dtype=np.intp)
-        self.second = np.zeros((size, size), dtype=np.intp)
-        self.share = np.zeros((size, size), dtype=np.float32)
-        self.height = np.zeros((size, size), dtype=np.float32)  # pixels above the ground
-        self.rows = np.zeros((size, size), dtype=np.float32)
+        line = np.arange(size, dtype=np.float32) - np.float32((size - 1) / 2)
+        self.x, self.y = np.meshgrid(line, line)  # pixels from the centre
+        self.label, self.second = np.zeros((2, size, size), dtype=np.intp)
+        self.share, self.height, self.rows = np.zeros((3, size, size), dtype=np.float32)  # height: pixels above ground
         none = np.zeros(0, dtype=np.intp)
         self._known = Surfaces(kind=none, delay=none, tint=np.zeros((3, 0), dtype=np.float32))
 
@@ -93,22 +89,15 @@ class Canvas:
 
     def surfaces(self, kinds: Sequence[str], *, delay: Reals, vary: Reals) -> Indices:
         """New surfaces: their labels, which follow each other; one delay and one spread for each."""
-        g = self.generator
-        first = self._known.kind.size
-        brightness = vary * g.standard_normal(len(kinds))
-        colour = vary / 4 * g.standard_normal((3, len(kinds)))
-        new = Surfaces(
-            kind=np.array([KINDS[kind] for kind in kinds]),
-            delay=np.round(delay).astype(np.intp),
-            tint=np.exp(brightness + colour).astype(np.float32),
-        )
-        old = self._known
+        known = self._known
+        brightness = vary * self.generator.standard_normal(len(kinds))
+        colour = vary / 4 * self.generator.standard_normal((3, len(kinds)))
         self._known = Surfaces(
-            kind=np.concatenate([old.kind, new.kind]),
-            delay=np.concatenate([old.delay, new.delay]),
-            tint=np.concatenate([old.tint, new.tint], axis=1),
+            kind=np.append(known.kind, [KINDS[kind] for kind in kinds]),
+            delay=np.append(known.delay, np.round(delay).astype(np.intp)),
+            tint=np.append(known.tint, np.exp(brightness + colour).astype(np.float32), axis=1),
         )
-        return np.arange(first, first + len(kinds))
+        return known.kind.size + np.arange(len(kinds))
 
     def paint(
         self, coverage: Floats, label: int | Indices, *, at: Indices | None = None, height: float | Floats = 0.0
@@ -117,14 +106,11 @@ class Canvas:
 
         ``coverage`` (0..1) is a whole picture, or belongs to the distinct flat positions ``at``, as ``label`` may too.
         """
-        if at is None:
-            at = np.flatnonzero(coverage > 0.02)
-            coverage = np.take(coverage, at)
-        else:
-            seen = np.flatnonzero(coverage > 0.02)
-            at, coverage = np.take(at, seen), np.take(coverage, seen)
-            label = label if isinstance(label, int) else np.take(label, seen)
-            height = np.take(height, seen) if isinstance(height, np.ndarray) else height
+        seen = np.flatnonzero(coverage > 0.02)
+        coverage = np.take(coverage, seen)
+        at = seen if at is None else np.take(at, seen)
+        label = label if isinstance(label, int) else np.take(label, seen)
+        height = np.take(height, seen) if isinstance(height, np.ndarray) else height
         tops, seconds, shares = self.label.reshape(-1), self.second.reshape(-1), self.share.reshape(-1)
         covers = coverage >= 0.5
         below = np.take(tops, at)
@@ -153,8 +139,6 @@ class Canvas:
         relief += np.take(uneven.astype(np.float32), self.label) * (0.6 * self.noise(1.3) + 0.8 * self.noise(4.5))
         np.clip(relief, 0.35, 1.8, out=relief)
         relief *= shade
-        near = np.maximum(self._cast(1, 1.2), self._cast(2, 2.4))
-        far = np.maximum(self._cast(3, 2.0), np.maximum(self._cast(4, 2.6), self._cast(6, 3.6)))
         mixed = np.flatnonzero(self.share > 0.02)
         return Landscape(
             surfaces=self._known,
@@ -164,15 +148,12 @@ class Canvas:
             share=self.share.reshape(-1)[mixed],
             relief=relief,
             rows=self.rows,
-            near_shadow=near,
-            far_shadow=far,
+            near_shadow=np.maximum(self._cast(1, 1.2), self._cast(2, 2.4)),
+            far_shadow=np.maximum.reduce([self._cast(3, 2.0), self._cast(4, 2.6), self._cast(6, 3.6)]),
         )
 
     def _cast(self, pixels: int, height: float) -> Floats:
         """Shadow on what lies ``pixels`` north (and a little west) of something at least ``height`` higher."""
         aside = round(0.35 * pixels)
-        shadow = np.zeros_like(self.height)
-        end = self.size - aside
-        drop = self.height[pixels:, aside:] - self.height[:-pixels, :end]
-        shadow[:-pixels, :end] = np.clip(drop - height + 1, 0, 1)
-        return shadow
+        drop = self.height[pixels:, aside:] - self.height[:-pixels, : self.size - aside]
+        return np.pad(np.clip(drop - height + 1, 0, 1), ((0, pixels), (0, aside)))

@@ -1,6 +1,6 @@
 """The two sensors: Sentinel-2 at 10 m with its blur, shift and haze, SPOT-6/7 at 2.5 m with its 8-bit radiometry."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from math import floor, log, pi, sqrt
 from typing import NamedTuple
 
@@ -13,12 +13,12 @@ from data_gen.synthetic.reflectance import Floats
 
 SCALE = 4  # 10 m / 2.5 m
 MARGIN = 16  # pixels of the fine grid that the sensors need around a patch
-MTF_RANGE = (0.15, 0.45)  # of Sentinel-2 as a whole at its Nyquist frequency: optics, detector, sampling area
+_MTF_RANGE = (0.15, 0.45)  # of Sentinel-2 as a whole at its Nyquist frequency: optics, detector, sampling area
 AREA_MTF = 2 / pi  # of the area of a pixel by itself: plain means
-MAX_SHIFT = 0.3  # pixels of 10 m: how well acquisitions of several dates are registered to each other
-MAX_BAND_SHIFT = 0.3  # pixels of 10 m between two bands
+_MAX_SHIFT = 0.3  # pixels of 10 m: how well acquisitions of several dates are registered to each other
+_MAX_BAND_SHIFT = 0.3  # pixels of 10 m between two bands
 # What was measured in smooth fields and on water of real scenes: 4 to 8 digital numbers at a reflectance of 0.1.
-NOISE = ((0.0001, 0.0005), (0.001, 0.006))  # reflectance, and per reflectance: the least and the most
+_NOISE = ((0.0001, 0.0005), (0.001, 0.006))  # reflectance, and per reflectance: the least and the most
 _REACH = 10  # pixels of the fine grid to either side that a pixel sees, for a scale of 4
 _BLOCK = 15  # rows that are resampled at a time
 _SHARP = 0.25  # share of acquisitions that are sharper than the sensor: averaged or sharpened products
@@ -43,31 +43,29 @@ def draw_view(generator: np.random.Generator, *, bands: int = 3) -> View:
     ``bands``: red, green, blue, and so many less three others, whose numbers don't change those of the first three.
     """
     [others] = generator.spawn(1)
-    rows, columns = generator.uniform(-MAX_SHIFT, MAX_SHIFT, 2)
+    rows, columns = generator.uniform(-_MAX_SHIFT, _MAX_SHIFT, 2)
     thick = generator.gamma(1.5, 0.7)
     haze = thick * np.array([0.0008, 0.0013, 0.0022])
     gain = generator.normal(1.0, 0.012) * (1 - 0.005 * thick) * np.exp(generator.normal(0, 0.004, 3))
-    low, high = MTF_RANGE
+    low, high = _MTF_RANGE
     mtf = np.clip(generator.uniform(low, high) * np.exp(generator.normal(0, 0.08, 2)), low, high)
     if generator.random() < _SHARP:
         mtf[:] = min(generator.uniform(high, AREA_MTF + 0.1), AREA_MTF)
-    least, most = np.array(NOISE).T
-    noise = generator.uniform(least, most)
+    noise = generator.uniform(*np.transpose(_NOISE))
     spread = generator.choice([0.03, 0.08])  # mostly a few hundredths of a pixel
-    apart = np.clip(generator.normal(0, spread, (3, 2)), -MAX_BAND_SHIFT / 2, MAX_BAND_SHIFT / 2)
+    apart = generator.normal(0, spread, (3, 2))
     down, right = generator.uniform(-0.5, 0.5, 2)
     more = bands - 3
     haze = np.append(haze, np.full(more, thick * 0.0002))
     gain = np.append(gain, gain.mean() * np.exp(others.normal(0, 0.004, more)))
-    further = np.clip(others.normal(0, spread, (more, 2)), -MAX_BAND_SHIFT / 2, MAX_BAND_SHIFT / 2)
-    apart = np.concatenate([apart, further])
+    apart = np.append(apart, others.normal(0, spread, (more, 2)), axis=0)
     return View(
         shift=(float(rows), float(columns)),
         gain=gain.astype(np.float32),
         haze=haze.astype(np.float32),
         mtf=(float(mtf[0]), float(mtf[1])),
         noise=(float(noise[0]), float(noise[1])),
-        band_shifts=apart,
+        band_shifts=np.clip(apart, -_MAX_BAND_SHIFT / 2, _MAX_BAND_SHIFT / 2),
         resampling=(float(down), float(right)) if generator.random() < _RESAMPLED else None,
     )
 
@@ -77,21 +75,23 @@ def _blur(mtf: float) -> float:
     return sqrt(max(-2 * log(mtf / AREA_MTF), 1e-4)) / pi  # a Gaussian's MTF at frequency 1/2 is exp(-(pi sigma)^2 / 2)
 
 
-def resampling_matrix(count: int, shift: float, mtf: float, *, scale: int = SCALE) -> Floats:
-    """What blurs, shifts (coarse pixels) and samples the rows of an image: (count, scale * count + 2 MARGIN)."""
+def _blocks(count: int, shift: float, mtf: float, *, scale: int) -> Iterator[tuple[slice, slice, Floats]]:
+    """Which rows of an image come from which of a finer one, and the matrix that blurs, shifts and samples them."""
     sigma = _blur(mtf) * scale
     reach = _REACH * scale // SCALE
     centre = MARGIN - 0.5 + scale * (0.5 + shift)  # of the first pixel, in the larger image
     first = floor(centre) - reach + 1
     away = first + np.arange(2 * reach) - centre
     inside = away[:, None] + (np.arange(8) + 0.5) / 8 - 0.5  # a fine pixel counts for what of it the coarse one covers
-    kernel = (erf((inside + scale / 2) / (sigma * sqrt(2))) - erf((inside - scale / 2) / (sigma * sqrt(2)))).mean(
-        axis=1
-    )
-    rows = np.arange(count)[:, None]
-    matrix = np.zeros((count, scale * count + 2 * MARGIN), dtype=np.float32)
+    cover = erf((inside + scale / 2) / (sigma * sqrt(2))) - erf((inside - scale / 2) / (sigma * sqrt(2)))
+    kernel = cover.mean(axis=1)
+    rows = np.arange(_BLOCK)[:, None]
+    matrix = np.zeros((_BLOCK, scale * _BLOCK + 2 * MARGIN), dtype=np.float32)
     matrix[rows, scale * rows + first + np.arange(2 * reach)] = kernel / kernel.sum()
-    return matrix
+    for start in range(0, count, _BLOCK):  # a row sees only a few others: most of the whole matrix would be zeros
+        stop = min(start + _BLOCK, count)
+        seen = slice(scale * start, scale * stop + 2 * MARGIN)
+        yield slice(start, stop), seen, matrix[: stop - start, : seen.stop - seen.start]
 
 
 def degrade(ground: Floats, shifts: NDArray[np.float64], mtf: tuple[float, float], *, scale: int = SCALE) -> Floats:
@@ -109,16 +109,10 @@ def degrade(ground: Floats, shifts: NDArray[np.float64], mtf: tuple[float, float
     image = np.empty((len(ground), height, width), dtype=np.float32)
     for band, (down, right), out in zip(ground, shifts, image, strict=True):
         lines = np.empty((height, band.shape[-1]), dtype=np.float32)
-        rows = resampling_matrix(min(height, _BLOCK), down, mtf[0], scale=scale)
-        columns = resampling_matrix(min(width, _BLOCK), right, mtf[1], scale=scale)
-        for start in range(0, height, _BLOCK):  # a row sees only a few others: most of the whole matrix would be zeros
-            count = min(_BLOCK, height - start)
-            seen = scale * count + 2 * MARGIN
-            lines[start : start + count] = rows[:count, :seen] @ band[scale * start :][:seen]
-        for start in range(0, width, _BLOCK):
-            count = min(_BLOCK, width - start)
-            seen = scale * count + 2 * MARGIN
-            out[:, start : start + count] = lines[:, scale * start :][:, :seen] @ columns[:count, :seen].T
+        for rows, seen, matrix in _blocks(height, down, mtf[0], scale=scale):
+            lines[rows] = matrix @ band[seen]
+        for columns, seen, matrix in _blocks(width, right, mtf[1], scale=scale):
+            out[:, columns] = lines[:, seen] @ matrix.T
     return image
 
 
@@ -187,8 +181,7 @@ def spot(ground: Floats, radiometry: Radiometry, generator: np.random.Generator)
     image = ground[:, edge:-edge, edge:-edge]
     image = (1 - 2 * _SPOT_BLUR) * image[:, 1:-1] + _SPOT_BLUR * (image[:, :-2] + image[:, 2:])
     image = (1 - 2 * _SPOT_BLUR) * image[..., 1:-1] + _SPOT_BLUR * (image[..., :-2] + image[..., 2:])
-    colours = np.matmul(_SPOT_BANDS, image[:3].reshape(3, -1)).reshape(image[:3].shape)
-    image = np.concatenate([colours, image[3:]])
+    image[:3] = np.matmul(_SPOT_BANDS, image[:3].reshape(3, -1)).reshape(image[:3].shape)
     black, white = radiometry.black[:, None, None], radiometry.white[:, None, None]
     image -= black
     image /= white - black

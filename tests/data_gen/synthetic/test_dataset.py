@@ -13,8 +13,15 @@ from skimage.measure import block_reduce
 
 from data_gen.synthetic import dataset
 from data_gen.synthetic.compose import draw_landscape
-from data_gen.synthetic.dataset import SampleSet, write_sample_set
-from data_gen.synthetic.dates import LEAST_GAP, NEAR, acquisition_days, spot_day, truth_days
+from data_gen.synthetic.dataset import (
+    LEAST_GAP,
+    NEAR,
+    SampleSet,
+    acquisition_days,
+    spot_day,
+    truth_days,
+    write_sample_set,
+)
 from data_gen.synthetic.reflectance import KINDS
 from data_gen.synthetic.sensors import (
     AREA_MTF,
