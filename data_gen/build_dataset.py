@@ -26,7 +26,7 @@ if TYPE_CHECKING:  # --help needs no rasterio
     from rasterio.crs import CRS
 
     from data_gen.custom.build import BuildOptions
-    from utils.geo.acquisitions import Acquisition
+    from utils.geo.bands import Acquisition
 
 PLAIN_MEANS = 2 / math.pi  # their MTF at Nyquist
 _SHARES = {"train": 0.8, "val": 0.1, "test": 0.1}

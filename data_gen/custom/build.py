@@ -26,9 +26,9 @@ from data_gen.custom.splits import SPLITS, Cell, assign
 from data_gen.synthetic.sensors import MARGIN, degrade
 from utils.errors import DataError
 from utils.files import atomic_folder, write_text
-from utils.geo.acquisitions import Acquisition, open_raster
-from utils.geo.bands import RGB
-from utils.geo.raster import AlignedReader, Grid, clear_pixels, gdal_memory
+from utils.geo.acquisitions import open_raster
+from utils.geo.bands import RGB, Acquisition
+from utils.geo.raster import AlignedReader, Grid, gdal_memory
 from utils.geo.windows import Box
 
 COMPLETE = 0.999  # share of a truth that must have data
@@ -209,7 +209,7 @@ def _write_image(
             if data.mean() < COMPLETE or path.exists():
                 continue
             if options.mtf is not None:  # a truth is an acquisition itself, and may be clouded
-                usable = clear_pixels(reader, pixels, boxes[cell], clouds=options.clouds)[1]
+                usable = reader.read_clear(boxes[cell], clouds=options.clouds)[1]
                 if usable.mean() < options.min_valid:
                     continue
             _write(path, _levels(values, data, *stretch), pixels.part(boxes[cell]), bands=options.bands)
@@ -259,7 +259,7 @@ def _write_views(
                 here = [reader for extent, reader in readers if overlap(_bounds(grid, cell), extent)]
                 if not here:
                     continue
-                reflectance, usable = _together(here, read_pixels, read_boxes[cell], clouds=options.clouds)
+                reflectance, usable = _together(here, read_boxes[cell], clouds=options.clouds)
                 if options.mtf is not None:
                     usable = usable & (reflectance != 0).any(axis=0).all()  # a hole would spread
                     generator = np.random.default_rng((options.seed, day.toordinal(), truth_day.toordinal(), *cell))
@@ -271,12 +271,12 @@ def _write_views(
 
 
 def _together(
-    readers: Sequence[AlignedReader], grid: Grid, box: Box, *, clouds: bool
+    readers: Sequence[AlignedReader], box: Box, *, clouds: bool
 ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
     """Images of one day as one: reflectance (C, h, w), 0 where none has data, and where it can be used (h, w)."""
-    reflectance, usable = clear_pixels(readers[0], grid, box, clouds=clouds)
+    reflectance, usable = readers[0].read_clear(box, clouds=clouds)
     for reader in readers[1:]:
-        other, clear = clear_pixels(reader, grid, box, clouds=clouds)
+        other, clear = reader.read_clear(box, clouds=clouds)
         fill = ~usable & (clear | (reflectance == 0).all(axis=0))
         reflectance = np.where(fill, other, reflectance)
         usable = usable | clear

@@ -10,7 +10,8 @@ from rasterio.warp import transform_bounds
 
 from data_gen.custom.splits import Cell
 from utils.errors import ConfigError, DataError
-from utils.geo.acquisitions import GDAL_ERRORS, Acquisition, open_raster
+from utils.geo.acquisitions import GDAL_ERRORS, open_raster
+from utils.geo.bands import Acquisition
 from utils.geo.raster import Grid, grid_of
 from utils.geo.windows import Box, Span
 

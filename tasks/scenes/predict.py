@@ -31,7 +31,8 @@ from tasks.scenes.tiles import Predictor, TileRunner
 from tasks.scenes.tiling import Layout, overlap_for, plan
 from utils.distributed import World
 from utils.errors import ConfigError
-from utils.geo.acquisitions import Acquisition, file_stamp, find_acquisitions
+from utils.geo.acquisitions import file_stamp, find_acquisitions
+from utils.geo.bands import Acquisition
 from utils.geo.raster import region_of
 
 logger = logging.getLogger(__name__)

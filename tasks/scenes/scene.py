@@ -15,9 +15,9 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 
 from tasks.scenes.date_selection import CELL, FEATHER, DateChoice, feathered
-from utils.geo.acquisitions import Acquisition
-from utils.geo.clouds import DOUBTFUL, GOOD, Mask, Quality, grow
-from utils.geo.raster import AlignedReader, Grid, gdal_memory, grid_of_acquisition, rated_pixels
+from utils.geo.bands import Acquisition
+from utils.geo.clouds import BRIGHTNESS_BANDS, DOUBTFUL, GOOD, Mask, Quality, grow
+from utils.geo.raster import AlignedReader, Grid, gdal_memory, grid_of_acquisition
 from utils.geo.stac import shown
 from utils.geo.windows import Box, Span, mirrored
 
@@ -57,10 +57,9 @@ class Scene:
             raise
         bare = [a.name for a in acquisitions if a.classes is None]
         if clouds and bare and len(acquisitions) > 1:
-            logger.info(
-                f"{len(bare)} of {len(acquisitions)} images have no scene classification: clouds are "
-                + ("told by brightness" if self._readers[0].tells_brightness else "left in, as red or blue is missing")
-            )
+            told = set(acquisitions[0].names) >= BRIGHTNESS_BANDS
+            how = "told by brightness" if told else "left in, as red or blue is missing"
+            logger.info(f"{len(bare)} of {len(acquisitions)} images have no scene classification: clouds are {how}")
         self.quality = functools.lru_cache(maxsize=_KEPT * len(acquisitions))(self._quality)
 
     def __enter__(self) -> "Scene":
@@ -73,7 +72,7 @@ class Scene:
 
     def pixels(self, index: int, box: Box) -> tuple[NDArray[np.float32], Quality]:
         """Reflectance (C, h, w) of an acquisition in a box inside the scene, and what it is worth (h, w)."""
-        return rated_pixels(self._readers[index], self.grid, box, clouds=self._clouds)
+        return self._readers[index].read_rated(box, clouds=self._clouds)
 
     def _quality(self, index: int, box: Box) -> Quality:
         return self.pixels(index, box)[1]

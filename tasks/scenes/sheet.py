@@ -9,8 +9,7 @@ from numpy.typing import NDArray
 from rasterio.windows import Window
 
 from utils.errors import DataError
-from utils.geo.acquisitions import Acquisition
-from utils.geo.bands import shown_positions
+from utils.geo.bands import Acquisition, shown_positions
 from utils.geo.raster import AlignedReader, Grid
 from utils.geo.windows import Box, Span
 from utils.images import save_png, sheet

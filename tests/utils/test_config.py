@@ -139,7 +139,7 @@ def test_bad_hparams(text: str) -> None:
         ({"batch_size": 0}, ": batch_size must be at least 1"),
         ({"fix_rrdb": "no"}, ": fix_rrdb must be true or false"),
         ({"beta_schedule": "sine"}, ": beta_schedule must be 'cosine' or 'linear', not 'sine'"),
-        ({"lr": float("nan")}, ": lr must be a number"),
+        ({"lr": float("nan")}, ": lr must be a finite number"),
         ({"lr": 10**5000}, ": lr must be .*thousands of digits"),
         ({"augment": ["flip"]}, ": augment must be 'flips'"),
         ({"bands": ["B99"]}, ": bands 'B99' is no band of Sentinel-2"),

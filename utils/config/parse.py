@@ -27,6 +27,7 @@ _DEEPEST = 50  # brackets in brackets, or parts of a dotted key
 _WORDS = {  # pydantic's, and ours
     "Value error, ": "", "Input should be": "must be", "Unexpected keyword argument": "is unknown",
     "greater than or equal to": "at least", "less than or equal to": "at most",
+    "a valid boolean": "true or false", "a valid integer": "a whole number", "a valid tuple": "a list",
 }  # fmt: skip
 
 IGNORED = frozenset({"base_config", "work_dir", "exp_name", "infer", "validate"})  # steer loading, or are saved by it

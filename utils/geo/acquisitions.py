@@ -5,7 +5,7 @@ import logging
 import re
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import date
 from pathlib import Path
 
@@ -18,9 +18,9 @@ from rasterio.io import DatasetReader
 from rasterio.windows import Window
 
 from utils.errors import ConfigError, DataError
-from utils.geo.bands import RGB, band_name, common_name
+from utils.geo.bands import RGB, Acquisition, Band, Meaning, band_name, common_name, listed
 from utils.geo.sentinel2_safe import is_safe, read_safe
-from utils.geo.stac import Band, Meaning, StacItem, is_remote, network_options, read_items, shown
+from utils.geo.stac import UNSTATED, is_remote, network_options, read_items, shown
 
 logger = logging.getLogger(__name__)
 
@@ -38,29 +38,9 @@ PEEK = 512  # pixels on a side that are looked at
 _DRIVERS = ["GTiff", "JP2OpenJPEG", "JP2KAK", "JP2ECW"]
 _DAY = re.compile(r"(?<!\d)(\d{4})([-_]?)(\d{2})\2(\d{2})(?!\d)")
 _SCL = re.compile(r"(?<![a-z0-9])scl(_?[126]0m)?(?![a-z])", re.IGNORECASE)
-_ONE_BAND = re.compile(
-    r"(?:(.*)[-_. ])?((?![126]0m)[a-z0-9]+)(?:_([126]0)m)?", re.IGNORECASE
-)  # before it, its name, its metres
-_OTHER_FILES = re.compile(  # beside band files
-    r"(?:.*[-_. ])?(tci|aot|wvp|cld|snw|visual|preview|thumbnail|overview)(?:_[126]0m)?", re.IGNORECASE
-)
-
-
-@dataclass(frozen=True)
-class Acquisition:
-    """One image: reflectance = value · gain + offset, band by band."""
-
-    name: str
-    day: date | None  # None only where it is the only one
-    names: tuple[str, ...]  # Sentinel-2's, of its bands
-    bands: tuple[Band, ...]
-    meanings: tuple[Meaning, ...]  # gain and offset
-    classes: Band | None = None  # scene classification
-
-    @property
-    def files(self) -> list[Path]:
-        """Each of its files once."""
-        return list(dict.fromkeys(path for path, _ in (*self.bands, *([self.classes] if self.classes else []))))
+_ONE_BAND = re.compile(r"(?:(.*)[-_. ])?((?![126]0m)[a-z0-9]+)(?:_([126]0)m)?", re.I)  # what is before it, band, metres
+# Of no use beside files of a band each.
+_OTHER_FILES = re.compile(r"(.*[-_. ])?(tci|aot|wvp|cld|snw|visual|preview|thumbnail|overview)(_[126]0m)?", re.I)
 
 
 @contextlib.contextmanager
@@ -78,9 +58,7 @@ def open_raster(path: Path) -> Iterator[DatasetReader]:
             height, width = source.block_shapes[0]
             block = height * width * source.count * max(8 if "64" in kind else 4 for kind in source.dtypes)
             if max(source.shape) > LARGEST_SIDE or block > LARGEST_BLOCK:
-                raise DataError(
-                    f"{shown(path)}: claims {source.width}×{source.height} pixels, blocks of {width}×{height}: too many"
-                )
+                raise DataError(f"{shown(path)}: claims {source.shape} pixels in blocks of {height, width}: too many")
             yield source
     except GDAL_ERRORS as error:
         # Of an address GDAL may say the whole, with what is secret in it.
@@ -129,15 +107,14 @@ def find_acquisitions(
     files, products, items = _list(inputs)
     beside = [path for path in files if _SCL.search(path.stem)] if masks is None else _rasters(masks)
     images, groups = _grouped([path for path in files if not _SCL.search(path.stem)])
-    wanted = tuple(bands)
-    found = {path: Acquisition(path.name, **read_safe(path, bands=wanted)._asdict()) for path in products}
+    found = {path: read_safe(path, bands=bands) for path in products}
     for path in images:
         found[path] = _from_raster(path, bands=bands, numbers=numbers, scale=scale)
     for path, members in groups.items():
         found[path] = _from_band_files(path, members, bands=bands, scale=scale)
     for path in items:
         for position, item in enumerate(read_items(path, bands=bands, remote=remote)):
-            found[path / f"{position:06}"] = _from_item(item, bands=bands, scale=scale)
+            found[path / f"{position:06}"] = _completed(item, scale=scale)
     if not found:
         raise DataError(f"{inputs[0]}: holds no GeoTIFF, no .SAFE product and no STAC item")
     if days and len(days) != len(found):
@@ -147,10 +124,8 @@ def find_acquisitions(
     for path, acquisition in found.items():
         dated = replace(acquisition, day=given.get(path, acquisition.day))
         if dated.day is None and len(found) > 1:
-            raise DataError(
-                f"{dated.name}: no date in its name (2023-08-07 or 20230807) or tags; rename it or give "
-                "--dates (of build_dataset.py --hr_dates, --lr_dates)"
-            )
+            options = "--dates (of build_dataset.py --hr_dates, --lr_dates)"
+            raise DataError(f"{dated.name}: no date in its name (2023-08-07 or 20230807) or tags; give {options}")
         classes = _classes_beside(path, dated.day, beside) if path in groups or path in images else None
         result.append(replace(dated, classes=classes or dated.classes))
     if masks is not None and not any(acquisition.classes for acquisition in result):
@@ -206,10 +181,7 @@ def _rasters(folder: Path) -> list[Path]:
 
 
 def _band_of(path: Path) -> tuple[str, int, Path] | None:
-    """Of a file that is called after a band: its name, the metres of a pixel (0: not said), what all of its date share.
-
-    What they share is the folder and how their names begin.
-    """
+    """Of a file called after a band: the band, metres a pixel (0: not said), and what all of its date share."""
     match = _ONE_BAND.fullmatch(path.stem)
     band = band_name(match[2]) if match else None
     return (band, int(match[3] or 0), path.parent / (match[1] or "")) if match and band else None
@@ -218,19 +190,18 @@ def _band_of(path: Path) -> tuple[str, int, Path] | None:
 def _grouped(files: Sequence[Path]) -> tuple[list[Path], dict[Path, dict[str, Path]]]:
     """Files of several bands, and of each acquisition that has a file a band the finest of each, by what they share."""
     images: list[Path] = []
-    groups: dict[Path, list[tuple[int, str, Path]]] = defaultdict(list)
+    groups: dict[Path, list[tuple[int, str, Path]]] = defaultdict(list)  # metres, band, file
     for path in files:
         named = _band_of(path)
         with open_raster(path) as source:
-            is_one = named is not None and source.count == 1
-        if named is not None and is_one:
-            groups[named[2]].append((named[1] or 1, named[0], path))
-        else:
-            images.append(path)
+            if named is not None and source.count == 1:
+                groups[named[2]].append((named[1], named[0], path))
+            else:
+                images.append(path)
     folders = {path.parent for members in groups.values() for _, _, path in members}
     images = [path for path in images if path.parent not in folders or not _OTHER_FILES.fullmatch(path.stem)]
-    coarse_first = {shared: sorted(members, reverse=True) for shared, members in groups.items()}
-    return images, {shared: {band: path for _, band, path in members} for shared, members in coarse_first.items()}
+    finest_last = {shared: sorted(members, reverse=True) for shared, members in groups.items()}
+    return images, {shared: {band: path for _, band, path in members} for shared, members in finest_last.items()}
 
 
 def _classes_beside(image: Path, day: date | None, beside: Sequence[Path]) -> Band | None:
@@ -245,9 +216,7 @@ def _classes_beside(image: Path, day: date | None, beside: Sequence[Path]) -> Ba
             dated.append(path)
     found = named or dated
     if len(found) > 1:
-        raise DataError(
-            f"{image}: {len(found)} cloud masks could be its own ({found[0].name}, {found[1].name}); keep one"
-        )
+        raise DataError(f"{image}: {len(found)} cloud masks could be its own, as {found[0].name}; keep one")
     return (found[0], 1) if found else None
 
 
@@ -256,11 +225,10 @@ def _classes_beside(image: Path, day: date | None, beside: Sequence[Path]) -> Ba
 
 def _from_raster(path: Path, *, bands: Sequence[str], numbers: Sequence[int], scale: float | None) -> Acquisition:
     with open_raster(path) as source:
-        names = [(description or "").strip() for description in source.descriptions]
-        lower = [name.lower() for name in names]
+        lower = [(description or "").strip().lower() for description in source.descriptions]
         classes = (path, lower.index("scl") + 1) if "scl" in lower else None
-        indexes = _choose_bands(source, path, names, bands, numbers)
-        meanings = _meanings(source, path, indexes, scale)
+        indexes = _choose_bands(source, bands, numbers)
+        meanings = _meanings(source, indexes, scale)
         day = day_in(path.stem) or _day_in_tags(source)
     return Acquisition(path.name, day, tuple(bands), tuple((path, index) for index in indexes), meanings, classes)
 
@@ -272,23 +240,24 @@ def _from_band_files(path: Path, files: dict[str, Path], *, bands: Sequence[str]
     meanings: tuple[Meaning, ...] = ()
     for band in bands:
         with open_raster(files[band]) as source:
-            meanings += _meanings(source, files[band], [1], scale)
+            meanings += _meanings(source, [1], scale)
             tagged = _day_in_tags(source)
     folder = files[bands[0]].parent
     day = (day_in(path.name) if path != folder else None) or day_in(folder.name) or tagged
     return Acquisition(path.name, day, tuple(bands), tuple((files[band], 1) for band in bands), meanings)
 
 
-def _from_item(item: StacItem, *, bands: Sequence[str], scale: float | None) -> Acquisition:
+def _completed(item: Acquisition, *, scale: float | None) -> Acquisition:
+    """What an item leaves to its files: what their numbers mean."""
     meanings: tuple[Meaning, ...] = ()
-    for band, (path, index), stated in zip(bands, item.bands, item.meanings, strict=True):
+    for name, (path, index), stated in zip(item.names, item.bands, item.meanings, strict=True):
         with network_options([path]), open_raster(path) as source:
             if index > source.count:
-                raise DataError(f"{shown(path)}: has {source.count} bands; item {item.name} says {band} is {index}")
+                raise DataError(f"{shown(path)}: has {source.count} bands; item {item.name} says {name} is {index}")
             if is_remote(path) and source.block_shapes[0][1] == source.width > 512:
                 raise DataError(f"{shown(path)}: not cloud-optimized (its pixels are not in tiles): copy it here first")
-            meanings += (stated,) if stated and not scale else _meanings(source, path, [index], scale)
-    return Acquisition(item.name, item.day, tuple(bands), item.bands, meanings, item.classes)
+            meanings += (stated,) if stated != UNSTATED and not scale else _meanings(source, [index], scale)
+    return replace(item, meanings=meanings)
 
 
 def _day_in_tags(source: DatasetReader) -> date | None:
@@ -296,48 +265,43 @@ def _day_in_tags(source: DatasetReader) -> date | None:
     return next(filter(None, (day_in(tags.get(tag, "")) for tag in DATE_TAGS)), None)
 
 
-def _choose_bands(
-    source: DatasetReader, path: Path, names: Sequence[str], bands: Sequence[str], numbers: Sequence[int]
-) -> list[int]:
+def _choose_bands(source: DatasetReader, bands: Sequence[str], numbers: Sequence[int]) -> list[int]:
     """Where the wanted bands are: as asked for, by name, by colour, or in the order of the file."""
+    path = Path(source.name)
     if numbers:
         if max(numbers) > source.count or min(numbers) < 1:
             raise DataError(f"{path}: has {source.count} bands; --bands {','.join(map(str, numbers))} asks for others")
         return list(numbers)
-    known = [band_name(name) for name in names]
+    known = [band_name(name or "") for name in source.descriptions]
     if all(band in known for band in bands):
         return [known.index(band) + 1 for band in bands]
     wanted = ", ".join(f"{band} ({common_name(band)})" if common_name(band) != band else band for band in bands)
     if any(known):
-        described = ", ".join(name or "?" for name in names)
+        described = ", ".join(name or "?" for name in source.descriptions)
         raise DataError(f"{path}: its bands are described as {described}; needed: {wanted}; or say which with --bands")
     colours = [COLOURS.get(common_name(band)) for band in bands]
     if all(colour in source.colorinterp for colour in colours):
         return [source.colorinterp.index(colour) + 1 for colour in colours]
     if source.count == len(bands):
-        logger.info(f"{path.name}: bands have no names; taken as {', '.join(map(common_name, bands))}")
+        logger.info(f"{path.name}: bands have no names; taken as {listed(bands)}")
         return list(range(1, source.count + 1))
-    raise DataError(
-        f"{path}: {source.count} band{'s' * (source.count != 1)} without names that tell which; {len(bands)} are "
-        f"needed, {wanted}: say which with --bands"
-    )
+    raise DataError(f"{path}: its bands ({source.count}) have no names; needed: {wanted}; say which with --bands")
 
 
-def _meanings(source: DatasetReader, path: Path, indexes: Sequence[int], scale: float | None) -> tuple[Meaning, ...]:
+def _meanings(source: DatasetReader, indexes: Sequence[int], scale: float | None) -> tuple[Meaning, ...]:
     """Gains and offsets that make reflectance: from ``scale``, the file's own tags, or the type of its numbers."""
+    path = Path(shown(Path(source.name)))
     stated = tuple((source.scales[index - 1], source.offsets[index - 1]) for index in indexes)
     kind = np.dtype(source.dtypes[indexes[0] - 1])
-    if scale is None and set(stated) != {(1.0, 0.0)}:
+    if scale is None and set(stated) != {UNSTATED}:
         for gain, offset in stated:
             if not gain or not np.isfinite([gain, offset]).all():
                 raise DataError(f"{path}: states scale {gain:g} and offset {offset:g}, which give no reflectance")
         return stated
     if scale is None:
         if kind == np.uint8:
-            raise DataError(
-                f"{path}: 8-bit numbers are a picture, not reflectance; if they are, give the number that "
-                "means reflectance 1 (--scale; of build_dataset.py --lr_unit)"
-            )
+            options = "(--scale; of build_dataset.py --lr_unit)"
+            raise DataError(f"{path}: 8-bit numbers are a picture; give the number that means reflectance 1 {options}")
         scale = QUANTIFICATION
         if kind.kind == "f":
             shape = (len(indexes), min(source.height, 256), min(source.width, 256))

@@ -1,7 +1,10 @@
-"""The names of Sentinel-2's bands, and which of them a picture shows."""
+"""The names of Sentinel-2's bands, which of them a picture shows, and what an acquisition has of them."""
 
 import re
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
 
 from utils.errors import ConfigError
 
@@ -13,6 +16,26 @@ ALIASES = {
 }  # fmt: skip
 SENTINEL2_BANDS = (*(f"B{number:02}" for number in range(1, 13)), "B8A")
 METRES = {"B02": 10, "B03": 10, "B04": 10, "B08": 10, "B01": 60, "B09": 60, "B10": 60}  # a pixel; the others have 20
+
+Band = tuple[Path, int]  # a file, by the name that GDAL gives it, and the number of the band in it, from 1
+Meaning = tuple[float, float]  # gain and offset: reflectance = value · gain + offset
+
+
+@dataclass(frozen=True)
+class Acquisition:
+    """One image."""
+
+    name: str
+    day: date | None  # None only where it is the only one
+    names: tuple[str, ...]  # Sentinel-2's, of its bands
+    bands: tuple[Band, ...]
+    meanings: tuple[Meaning, ...]
+    classes: Band | None = None  # scene classification
+
+    @property
+    def files(self) -> list[Path]:
+        """Each of its files once."""
+        return list(dict.fromkeys(path for path, _ in (*self.bands, *([self.classes] if self.classes else []))))
 
 
 def band_name(text: str) -> str | None:

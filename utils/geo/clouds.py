@@ -1,9 +1,13 @@
 """Which pixels of an acquisition can be used: data, clouds, shadows."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
+
+from utils.geo.bands import BLUE, RED
 
 Mask = NDArray[np.bool_]
 Quality = NDArray[np.uint8]  # NOTHING, DOUBTFUL, GOOD
@@ -17,6 +21,8 @@ BRIGHT_MARGIN = 6  # around a cloud found by brightness, whose haze is less brig
 BRIGHT = 0.2  # blue reflectance above which a pixel may be cloud
 WHITE = 0.7  # a cloud's least blue / red: sand, bare soil and tiled roofs have less
 SMALL = 2  # bright spots of up to 2·2 pixels across (roofs, ships) are no clouds
+CLOUD_CONTEXT = BRIGHT_MARGIN + 2 * SMALL  # how far the tests for clouds look
+BRIGHTNESS_BANDS = {RED, BLUE}  # tell clouds by how bright and white they are
 
 NOTHING, DOUBTFUL, GOOD = 0, 1, 2  # what a pixel is worth; doubtful: bright, so a cloud unless the ground always is
 
@@ -55,3 +61,16 @@ def cloudy_brightness(red: NDArray[np.float32], blue: NDArray[np.float32], data:
     bright = data & (blue > BRIGHT) & (blue > WHITE * red)
     large = grow(grow(bright | ~data, -SMALL), SMALL) & bright  # what the edge of the data cuts may be large
     return grow(large, BRIGHT_MARGIN)
+
+
+def cloud_free(
+    reflectance: NDArray[np.float32], data: Mask, classes: NDArray[np.uint8] | None, *, bands: Sequence[str]
+) -> Quality:
+    """What pixels (C, h, w) are worth, (h, w): clouds nothing; without classes, what is as bright is doubtful."""
+    quality = np.where(data, GOOD, NOTHING).astype(np.uint8)
+    if classes is not None:
+        quality[cloudy_classes(classes)] = NOTHING
+    elif set(bands) >= BRIGHTNESS_BANDS:
+        red, blue = (reflectance[bands.index(band)] for band in (RED, BLUE))
+        quality[cloudy_brightness(red, blue, data) & data] = DOUBTFUL
+    return quality

@@ -22,21 +22,10 @@ from rasterio.windows import Window, from_bounds
 
 from utils.errors import ConfigError, DataError
 from utils.files import atomic_write
-from utils.geo.acquisitions import COLOURS, GDAL_ERRORS, Acquisition, open_raster
-from utils.geo.clouds import (
-    BRIGHT_MARGIN,
-    DOUBTFUL,
-    GOOD,
-    NOTHING,
-    SMALL,
-    Mask,
-    Quality,
-    cloudy_brightness,
-    cloudy_classes,
-    grow,
-    has_data,
-)  # fmt: skip
-from utils.geo.stac import Band, network_options, shown
+from utils.geo.acquisitions import COLOURS, GDAL_ERRORS, open_raster
+from utils.geo.bands import Acquisition, Band
+from utils.geo.clouds import CLOUD_CONTEXT, GOOD, NOTHING, Mask, Quality, cloud_free, grow, has_data
+from utils.geo.stac import network_options, shown
 from utils.geo.windows import Box, Span
 
 logger = logging.getLogger(__name__)
@@ -46,8 +35,6 @@ KERNEL_REACH = 2  # pixels that cubic resampling looks at
 AVERAGED = 1.5  # times as fine as the grid: from here on pixels are averaged, cubic resampling would skip some
 CACHE = 32 * 2**20  # bytes of decoded blocks that GDAL keeps (its default is 5% of the machine's memory)
 CACHE_JPEG2000 = 256 * 2**20  # whose blocks are 1024 pixels on a side and dear to decode
-BRIGHTNESS_BANDS = ("B04", "B02")  # red and blue tell clouds by how bright and white they are
-CLOUD_CONTEXT = BRIGHT_MARGIN + 2 * SMALL  # how far the cloud tests look
 
 
 class Grid(NamedTuple):
@@ -57,6 +44,10 @@ class Grid(NamedTuple):
     transform: Affine
     height: int
     width: int
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return self.height, self.width
 
     @property
     def box(self) -> Box:
@@ -75,13 +66,8 @@ class Grid(NamedTuple):
         return Grid(self.crs, transform, box.rows.size * scale, box.columns.size * scale)
 
     def same_as(self, other: "Grid") -> bool:
-        return (
-            self.shape == other.shape and self.crs == other.crs and self.transform.almost_equals(other.transform, 1e-6)
-        )
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        return self.height, self.width
+        same = self.shape == other.shape and self.crs == other.crs
+        return same and self.transform.almost_equals(other.transform, 1e-6)
 
 
 def grid_of(source: DatasetReader) -> Grid:
@@ -96,8 +82,7 @@ def region_of(grid: Grid, *, bbox: Sequence[float] | None = None, window: Sequen
     """The part of a grid that is asked for; all of it by default.
 
     Args:
-        bbox: west, south, east, north: degrees where they can be and the grid's own aren't, else coordinates of the
-            grid.
+        bbox: west, south, east, north: degrees where they can be and the grid's own aren't, else as the grid counts.
         window: column, row, width, height in pixels.
 
     Raises:
@@ -126,9 +111,8 @@ def region_of(grid: Grid, *, bbox: Sequence[float] | None = None, window: Sequen
     if min(box.shape) < 1:
         bounds = " ".join(f"{side:.7g}" for side in grid.bounds)
         where = grid.crs.to_string() if grid.crs else "no coordinate system"
-        raise ConfigError(
-            f"the part asked for lies outside the image: {grid.width}×{grid.height} pixels, {bounds} ({where})"
-        )
+        size = f"{grid.width}×{grid.height} pixels"
+        raise ConfigError(f"the part asked for lies outside the image: {size}, {bounds} ({where})")
     if box != asked_for:
         (row, column), (height, width) = (span.start for span in box), box.shape
         logger.info(f"the part asked for reaches beyond the image: cut to --window {column} {row} {width} {height}")
@@ -157,10 +141,6 @@ class AlignedReader:
         for path in acquisition.files:
             self._lay(path)
 
-    @property
-    def tells_brightness(self) -> bool:
-        return set(BRIGHTNESS_BANDS) <= set(self.acquisition.names)
-
     def close(self) -> None:
         self._files.close()
 
@@ -183,19 +163,15 @@ class AlignedReader:
     def _kernel(self, path: Path, own: Grid) -> tuple[Resampling, float]:
         """The kernel, and how many of the grid's pixels a pixel is wide."""
         if own.crs is None or self._grid.crs is None:
-            raise DataError(
-                f"{shown(path)}: another size or no coordinate system, so it can't be laid over the first image"
-            )
+            raise DataError(f"{shown(path)}: another size or no coordinate system: can't be laid over the first image")
         try:
             west, south, east, north = transform_bounds(own.crs, self._grid.crs, *own.bounds)
         except GDAL_ERRORS:
             west = south = east = north = float("nan")
         first = self._grid.bounds
         if not (west < first[2] and first[0] < east and south < first[3] and first[1] < north):
-            raise DataError(
-                f"{shown(path)}: doesn't overlap the first image; "
-                f"it spans {west:.6g} {south:.6g} {east:.6g} {north:.6g}"
-            )
+            spans = f"{west:.6g} {south:.6g} {east:.6g} {north:.6g}"
+            raise DataError(f"{shown(path)}: doesn't overlap the first image; it spans {spans}")
         finer = abs(self._grid.transform.a) * own.width / (east - west)
         if _whole_pixels_apart(own, self._grid):
             return Resampling.nearest, 1
@@ -205,13 +181,9 @@ class AlignedReader:
         """Opened once and kept."""
         if (path, resampling) not in self._opened:
             source = self._files.enter_context(open_raster(path))
-            view: DatasetReader | WarpedVRT = source
             if path in self._kernels:
-                crs, transform, height, width = self._grid
-                view = self._files.enter_context(
-                    WarpedVRT(source, crs=crs, transform=transform, height=height, width=width, resampling=resampling)
-                )
-            self._opened[path, resampling] = view
+                source = self._files.enter_context(WarpedVRT(source, **self._grid._asdict(), resampling=resampling))
+            self._opened[path, resampling] = source
         return self._opened[path, resampling]
 
     def _read(self, bands: Sequence[Band], box: Box, *, smooth: bool = False, masks: bool = False) -> NDArray:
@@ -221,12 +193,11 @@ class AlignedReader:
         try:
             for path, group in itertools.groupby(bands, key=lambda band: band[0]):
                 source = self._open(path, self._kernels.get(path, Resampling.nearest) if smooth else Resampling.nearest)
-                indexes = [index for _, index in group]
                 read = source.read_masks if masks else source.read
-                result.append(read(indexes, window=window))
+                result.append(read([index for _, index in group], window=window))
         except GDAL_ERRORS:
-            row, column = box.rows.start, box.columns.start
-            raise DataError(f"{shown(path)}: can't be read at row {row}, column {column}: damaged or cut off") from None
+            where = f"row {box.rows.start}, column {box.columns.start}"
+            raise DataError(f"{shown(path)}: can't be read at {where}: damaged or cut off") from None
         return np.concatenate(result)
 
     def read(self, box: Box) -> Pixels:
@@ -242,10 +213,23 @@ class AlignedReader:
         data = has_data(raw, self._read(acquisition.bands, around, masks=True))
         if self._reach:
             data = ~grow(~data, self._reach)[box.slices(around)]
-        classes = None
-        if acquisition.classes:
-            classes = self._read([acquisition.classes], box)[0].astype(np.uint8)
+        classes = self._read([acquisition.classes], box)[0].astype(np.uint8) if acquisition.classes else None
         return Pixels(np.where(data, reflectance, 0), data, classes)
+
+    def read_rated(self, box: Box, *, clouds: bool) -> tuple[NDArray[np.float32], Quality]:
+        """Reflectance (C, h, w) in a box inside the grid, and what it is worth (h, w): clouds less, if asked for."""
+        around = box.grown(CLOUD_CONTEXT if clouds else 0).within(self._grid.box)
+        reflectance, data, classes = self.read(around)
+        quality = np.where(data, GOOD, NOTHING).astype(np.uint8)
+        if clouds:
+            quality = cloud_free(reflectance, data, classes, bands=self.acquisition.names)
+        rows, columns = box.slices(around)
+        return reflectance[:, rows, columns], quality[rows, columns]
+
+    def read_clear(self, box: Box, *, clouds: bool) -> tuple[NDArray[np.float32], Mask]:
+        """The same with a mask (h, w) of what is good."""
+        reflectance, quality = self.read_rated(box, clouds=clouds)
+        return reflectance, quality == GOOD
 
 
 def grid_of_acquisition(acquisition: Acquisition) -> Grid:
@@ -290,7 +274,7 @@ class Raster(NamedTuple):
 
 
 class CogWriter(NamedTuple):
-    """Takes the blocks of a GeoTIFF."""
+    """Takes the pixels of a GeoTIFF, block by block."""
 
     target: DatasetWriter
 
@@ -335,27 +319,3 @@ def writing_cog(path: Path, raster: Raster) -> Iterator[CogWriter]:
         raise DataError(f"{path}: can't be written; is the disk full?") from error
     finally:
         aside.unlink(missing_ok=True)
-
-
-def rated_pixels(reader: AlignedReader, grid: Grid, box: Box, *, clouds: bool) -> tuple[NDArray[np.float32], Quality]:
-    """Reflectance (C, h, w) of an acquisition in a box inside its grid, and what it is worth (h, w).
-
-    ``clouds``: by scene classification they are worth nothing; where there is none, what is bright as a cloud is
-    doubtful.
-    """
-    around = box.grown(CLOUD_CONTEXT if clouds else 0).within(grid.box)
-    reflectance, data, classes = reader.read(around)
-    quality = np.where(data, GOOD, NOTHING).astype(np.uint8)
-    if clouds and classes is not None:
-        quality[cloudy_classes(classes)] = NOTHING
-    elif clouds and reader.tells_brightness:
-        red, blue = (reflectance[reader.acquisition.names.index(band)] for band in BRIGHTNESS_BANDS)
-        quality[cloudy_brightness(red, blue, data) & data] = DOUBTFUL
-    rows, columns = box.slices(around)
-    return reflectance[:, rows, columns], quality[rows, columns]
-
-
-def clear_pixels(reader: AlignedReader, grid: Grid, box: Box, *, clouds: bool) -> tuple[NDArray[np.float32], Mask]:
-    """The same with a mask (h, w) of what is good."""
-    reflectance, quality = rated_pixels(reader, grid, box, clouds=clouds)
-    return reflectance, quality == GOOD

@@ -12,7 +12,7 @@ from xml.etree.ElementTree import ParseError
 from defusedxml import ElementTree
 
 from utils.errors import DataError
-from utils.geo.bands import METRES
+from utils.geo.bands import METRES, Acquisition
 
 LARGEST_METADATA = 32 * 2**20  # bytes
 _QUANTITIES = {  # what the metadata of a level call quantification and offset
@@ -22,16 +22,6 @@ _QUANTITIES = {  # what the metadata of a level call quantification and offset
 # Bands in the order of the metadata's band_id.
 _BANDS = ("B01", "B02", "B03", "B04", "B05", "B06", "B07", "B08", "B8A", "B09", "B10", "B11", "B12")
 _ZIP_ERRORS = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, OSError, ValueError)
-
-
-class SafeProduct(NamedTuple):
-    """What is needed of a product, as an `Acquisition` has it."""
-
-    day: date
-    names: tuple[str, ...]
-    bands: tuple[tuple[Path, int], ...]  # at their own resolution
-    meanings: tuple[tuple[float, float], ...]  # gain and offset
-    classes: tuple[Path, int] | None  # 20 m; level 2A only
 
 
 class _ProductFiles(NamedTuple):
@@ -50,7 +40,7 @@ def is_safe(path: Path) -> bool:
     return path.suffix.lower() == ".zip"
 
 
-def read_safe(product: Path, *, bands: Sequence[str]) -> SafeProduct:
+def read_safe(product: Path, *, bands: Sequence[str]) -> Acquisition:
     """What a product holds of some bands. Raises DataError where it is incomplete or its metadata can't be read."""
     files = _in_folder(product) if product.is_dir() else _in_archive(product)
     source = f"{product}/{files.metadata}"
@@ -72,7 +62,8 @@ def read_safe(product: Path, *, bands: Sequence[str]) -> SafeProduct:
     if not 0 < quantification < float("inf"):
         raise DataError(f"{source}: {quantity} is {quantification:g}, not positive")
     classes = _images(files.members, "SCL")
-    return SafeProduct(
+    return Acquisition(
+        product.name,
         day,
         names=tuple(bands),
         bands=tuple((files.root / _band(product, files.members, band), 1) for band in bands),

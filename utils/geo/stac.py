@@ -5,10 +5,10 @@ A file at an address has GDAL's name as its ``Path``: ``/vsicurl?...url=ADDRESS`
 
 import contextlib
 from collections.abc import Iterable, Sequence
-from datetime import date, datetime
+from datetime import datetime
 from http.client import HTTPException
 from pathlib import Path
-from typing import Annotated, Literal, NamedTuple
+from typing import Annotated, Literal
 from urllib import request
 from urllib.error import HTTPError
 from urllib.parse import parse_qs, unquote, urlencode, urlsplit
@@ -17,7 +17,7 @@ import rasterio
 from pydantic import AliasChoices, BaseModel, Field, TypeAdapter, ValidationError
 
 from utils.errors import DataError
-from utils.geo.bands import band_name
+from utils.geo.bands import Acquisition, Band, Meaning, band_name
 
 LARGEST_FILE = 64 * 2**20  # bytes; an item has about 20 KB
 MOST_ITEMS = 5000
@@ -34,18 +34,7 @@ _REMOTE = "/vsicurl?"
 # Retries for a server that is busy or breaks off; no request goes to anything but the address itself.
 _REMOTE_OPTIONS = {"max_retry": 3, "retry_delay": 0.5, "list_dir": "no", "empty_dir": "yes", "use_head": "no"}
 
-Band = tuple[Path, int]  # a file and the number of the band in it, from 1
-Meaning = tuple[float, float]  # gain and offset: reflectance = value · gain + offset
-
-
-class StacItem(NamedTuple):
-    """An acquisition as an item describes it."""
-
-    name: str
-    day: date
-    bands: tuple[Band, ...]
-    meanings: tuple[Meaning | None, ...]  # of each band, where the item states them
-    classes: Band | None
+UNSTATED: Meaning = (1.0, 0.0)
 
 
 # What is read of a file; more may stand beside it.
@@ -58,10 +47,8 @@ class _Described(BaseModel):
     offset: float | None = Field(None, gt=-1e6, lt=1e6, validation_alias=AliasChoices("offset", "raster:offset"))
 
     @property
-    def meaning(self) -> Meaning | None:
-        """Gain and offset, where either is stated."""
-        stated = self.scale is not None or self.offset is not None
-        return (1.0 if self.scale is None else self.scale, self.offset or 0.0) if stated else None
+    def meaning(self) -> Meaning:
+        return self.scale or 1.0, self.offset or 0.0
 
     def is_called(self, band: str) -> bool:
         return any(band_name(text or "") == band for text in (self.name, self.common_name))
@@ -79,9 +66,9 @@ class _Asset(_Described):
     def bands(self) -> list[_Described]:
         return self.optical or self.common
 
-    def meaning_of(self, index: int) -> Meaning | None:
+    def meaning_of(self, index: int) -> Meaning:
         stated = self.raster or self.common or [self]
-        return stated[index].meaning if index < len(stated) else None
+        return stated[index].meaning if index < len(stated) else UNSTATED
 
 
 class _Properties(BaseModel):
@@ -115,8 +102,8 @@ class _Collection(BaseModel):
 _FILE: TypeAdapter[_Item | _Collection] = TypeAdapter(Annotated[_Item | _Collection, Field(discriminator="type")])
 
 
-def read_items(path: Path, *, bands: Sequence[str], remote: bool) -> list[StacItem]:
-    """The items of a file: one, or a collection of them.
+def read_items(path: Path, *, bands: Sequence[str], remote: bool) -> list[Acquisition]:
+    """What the items of a file say, one or a collection of them; meanings are UNSTATED where they leave it to a file.
 
     Args:
         bands: those that are needed.
@@ -137,27 +124,27 @@ def read_items(path: Path, *, bands: Sequence[str], remote: bool) -> list[StacIt
     return [_read_item(path, item, bands=bands, remote=remote) for item in items]
 
 
-def _read_item(path: Path, item: _Item, *, bands: Sequence[str], remote: bool) -> StacItem:
+def _read_item(path: Path, item: _Item, *, bands: Sequence[str], remote: bool) -> Acquisition:
     name, properties = (item.id or path.stem)[:100], item.properties
     where = f"{path}: item {name}"
     taken = properties.at or properties.start
     if taken is None:
         raise DataError(f"{where}: states no datetime")
     found: list[Band] = []
-    meanings: list[Meaning | None] = []
+    meanings: list[Meaning] = []
     for band in bands:
         chosen = _asset_of(item.assets, band)
         if chosen is None:
             raise DataError(f"{where}: no asset holds {band}; it has {', '.join(item.assets)[:300] or 'none'}")
         asset, index = chosen
         found.append((_located(asset.href, path, where=where, remote=remote), index + 1))
-        meaning = asset.meaning_of(index)
-        if meaning is not None and properties.offset_applied:
-            meaning = meaning[0], 0.0  # whatever raster:bands says
-        meanings.append(SHIFTED_MEANING if meaning is None and properties.is_shifted else meaning)
+        gain, offset = asset.meaning_of(index)
+        offset = 0.0 if properties.offset_applied else offset  # whatever raster:bands says
+        is_shifted = (gain, offset) == UNSTATED and properties.is_shifted
+        meanings.append(SHIFTED_MEANING if is_shifted else (gain, offset))
     classes = next((asset.href for key, asset in item.assets.items() if key.lower().startswith("scl")), None)
     located = None if classes is None else (_located(classes, path, where=where, remote=remote), 1)
-    return StacItem(name, taken.date(), tuple(found), tuple(meanings), located)
+    return Acquisition(name, taken.date(), tuple(bands), tuple(found), tuple(meanings), located)
 
 
 def _asset_of(assets: dict[str, _Asset], band: str) -> tuple[_Asset, int] | None:

@@ -5,9 +5,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-ALIGNMENT = (
-    8  # windows start and end at multiples of it, so networks that halve the image see the same phase in every window
-)
+# Windows start and end at multiples of it, so networks that halve the image see the same phase in every window.
+ALIGNMENT = 8
 
 
 class Span(NamedTuple):
@@ -48,11 +47,9 @@ class Box(NamedTuple):
 
     def slices(self, origin: "Box") -> tuple[slice, slice]:
         """Where this box lies in an array that begins at the top left of ``origin``."""
+        (top, bottom), (left, right) = self
         row, column = origin.rows.start, origin.columns.start
-        return (
-            slice(self.rows.start - row, self.rows.stop - row),
-            slice(self.columns.start - column, self.columns.stop - column),
-        )
+        return slice(top - row, bottom - row), slice(left - column, right - column)
 
 
 def align_down(position: int) -> int:

@@ -15,8 +15,8 @@ from affine import Affine
 
 from tests.scenes import TRANSFORM, ground, write_band_files, write_item, write_safe, write_series, write_tif, zipped
 from utils.errors import ConfigError, DataError
-from utils.geo.acquisitions import Acquisition, day_in, find_acquisitions
-from utils.geo.bands import RGB
+from utils.geo.acquisitions import day_in, find_acquisitions
+from utils.geo.bands import RGB, Acquisition
 from utils.geo.raster import AlignedReader, grid_of_acquisition
 from utils.geo.stac import network_options
 
@@ -213,7 +213,7 @@ def test_bands_by_name_by_number_by_colour_and_by_order(tmp_path: Path, caplog: 
     says(r"mixed\.tif: its bands are described as nir, B2, Red, B03; needed: B05", mixed, bands=("B05", "B06"))
     says("--bands gives 2 numbers", mixed, numbers=[1, 2])
     says("--bands 9,1,2 asks for others", mixed, numbers=[9, 1, 2])
-    says(r"two\.tif: 2 bands without names", write_tif(tmp_path / "two.tif", NUMBERS[:2], names=()))
+    says(r"two\.tif: its bands \(2\) have no names", write_tif(tmp_path / "two.tif", NUMBERS[:2], names=()))
     write_band_files(tmp_path / "2023-08-07", NUMBERS[:2], names=("B04", "B03"))
     says("2023-08-07: files of B03, B04, none of B02", tmp_path / "2023-08-07")
 
