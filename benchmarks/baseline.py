@@ -1,27 +1,19 @@
 """Plain execution: each thing done in the straightforward way, to hold the quick ways against."""
 
-import copy
 import itertools
-from typing import TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from skimage.exposure import match_histograms
 from skimage.metrics import structural_similarity
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from utils.dataloader import Raw
 from utils.radiometry import PUBLISHED_MAXIMA
 
 _BORDER = 3  # pixels of shift
-Module = TypeVar("Module", bound=nn.Module)
-
-
-def nchw(module: Module) -> Module:
-    """A copy in torch's default memory format."""
-    return copy.deepcopy(module).to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
 
 
 def stored(raw: Raw) -> dict[str, NDArray[np.float32]]:
@@ -38,14 +30,11 @@ def item(patch: dict[str, NDArray[np.float32]]) -> dict[str, Tensor]:
     def normalise(x: NDArray[np.float32]) -> NDArray[np.float32]:
         return np.clip(x, 0, maxima) / maxima * 2 - 1
 
-    matched = match_histograms(patch["hr"] * 2 - 1, normalise(patch["near"]), channel_axis=-1)
+    hr = match_histograms(patch["hr"] * 2 - 1, normalise(patch["near"]), channel_axis=-1)
     near = torch.from_numpy(patch["near"]).permute(2, 0, 1)[None]
-    base = F.interpolate(near, scale_factor=patch["hr"].shape[0] // near.shape[-1], mode="bicubic")[0]
-    return {
-        "base": torch.from_numpy(normalise(base.permute(1, 2, 0).numpy())).permute(2, 0, 1).float().contiguous(),
-        "hr": torch.from_numpy(matched).permute(2, 0, 1).float().contiguous(),
-        "lr": torch.from_numpy(normalise(patch["lr"])).permute(0, 3, 1, 2).float().contiguous(),
-    }
+    base = F.interpolate(near, scale_factor=hr.shape[0] // near.shape[-1], mode="bicubic")[0].permute(1, 2, 0).numpy()
+    images = {"base": normalise(base), "hr": hr, "lr": normalise(patch["lr"])}
+    return {name: torch.from_numpy(image).movedim(-1, -3).float().contiguous() for name, image in images.items()}
 
 
 def metrics(sr: Tensor, hr: Tensor) -> dict[str, float]:
@@ -54,7 +43,7 @@ def metrics(sr: Tensor, hr: Tensor) -> dict[str, float]:
     error = x.astype(np.float64) - y
     mse = float((error**2).mean())
     height, width = (size - 2 * _BORDER for size in x.shape[:2])
-    centre = x[_BORDER : _BORDER + height, _BORDER : _BORDER + width].astype(np.float64)
+    centre = x[_BORDER:-_BORDER, _BORDER:-_BORDER].astype(np.float64)
     shifts = itertools.product(range(2 * _BORDER + 1), repeat=2)
     return {
         "psnr": float(10 * np.log10(255**2 / mse)),

@@ -6,21 +6,20 @@ numbers of steps of the plan; the first of all, with all its steps, is what the 
 
 import argparse
 import copy
-import json
 import logging
+import math
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple, cast
 
-import numpy as np
+import pandas as pd
 from matplotlib.figure import Figure
-from numpy.typing import NDArray
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks.timing import surroundings, write_between
+from benchmarks.timing import surroundings, table, write_between
 from tasks import commands
 from tasks.base import Result
 from tasks.evaluation.measure import Figures, measure_batch, super_resolve
@@ -35,7 +34,7 @@ from utils.files import write_text
 from utils.metrics.lpips import LPIPS, load_lpips
 from utils.metrics.registry import METRICS
 from utils.report import plots
-from utils.report.statistics import mean_interval, summarise
+from utils.report.statistics import Summary, summarise
 
 logger = logging.getLogger(__name__)
 
@@ -52,23 +51,14 @@ class Point(NamedTuple):
     model: str
     sampler: str
     steps: int
-    columns: dict[str, NDArray[np.float64]]  # of each patch: SHOWN, spread, variance and squared error
+    columns: pd.DataFrame  # a row a patch: SHOWN, spread, variance and squared_error
     seconds: float  # an image
 
     @property
     def spread_to_error(self) -> float:
         """How far samples lie apart against how far their mean is off: 1 where the spread is honest."""
-        if "variance" not in self.columns:
-            return float("nan")
-        return float(np.sqrt(self.columns["variance"].mean() / self.columns["squared_error"].mean()))
-
-
-class MeanInterval(NamedTuple):
-    """A mean over patches with its 95% interval."""
-
-    mean: float
-    low: float
-    high: float
+        means = self.columns.mean()
+        return math.sqrt(means["variance"] / means["squared_error"]) if "variance" in means else math.nan
 
 
 def points(
@@ -95,15 +85,14 @@ def points(
             result = super_resolve(sampled, batch, settings=settings, world=world, samples=samples)
             seconds += time.perf_counter() - started
             rows.append(_row(result, batch, lpips=lpips))
-        columns = {name: np.array([row[name] for row in rows]) for name in rows[0]}
-        yield Point(model, sampler, sampled.sampler_steps or 0, columns, seconds / len(rows) / samples)
+        yield Point(model, sampler, sampled.sampler_steps or 0, pd.DataFrame(rows), seconds / len(rows) / samples)
 
 
 def _row(result: Result, batch: Batch, *, lpips: LPIPS | None) -> Figures:
     """A patch: means over its samples, and how far these lie apart (the deviation of a pixel, mean over pixels)."""
     drawn = [result.sr] if result.samples is None else result.samples.unbind(dim=1)
-    figures = [measure_batch(Result(sr), batch, lpips=lpips)[0] for sr in drawn]
-    row: Figures = {name: float(np.mean([one[name] for one in figures])) for name in SHOWN if name in figures[0]}
+    figures = pd.DataFrame([measure_batch(Result(sr), batch, lpips=lpips)[0] for sr in drawn])
+    row: Figures = {name: figures[name].mean() for name in SHOWN if name in figures}
     if result.samples is not None:
         row["spread"] = float(result.samples.std(dim=1, correction=0).mean())
         # The mean of k samples is off by the variance of the truth, and a k-th of that of the samples.
@@ -112,62 +101,56 @@ def _row(result: Result, batch: Batch, *, lpips: LPIPS | None) -> Figures:
     return row
 
 
-def against(point: Point, full: Point) -> dict[str, MeanInterval]:
+def against(point: Point, full: Point) -> dict[str, Summary]:
     """Differences to the reference, patch by patch; ratios for LPIPS and spread."""
-    found: dict[str, MeanInterval] = {}
-    for name in (*SHOWN, "spread"):
-        if name in full.columns:
-            values, reference = point.columns[name], full.columns[name]
-            compared = values / reference if name in ("lpips", "spread") else values - reference
-            found[name] = MeanInterval(float(compared.mean()), *mean_interval(compared))
-    return found
-
-
-def as_good(compared: Mapping[str, MeanInterval], *, nearer_to_calibrated: bool = False) -> bool:
-    """Whether the means are those of the reference, or better; a spread that differs must be more honest."""
-    lpips, spread = (compared.get(name, MeanInterval(1, 1, 1)).mean for name in ("lpips", "spread"))
-    honest = abs(spread - 1) <= OTHER_SPREAD or nearer_to_calibrated
-    return compared["psnr"].mean >= -LESS_PSNR and lpips <= MORE_LPIPS and honest
+    ours, theirs = point.columns, full.columns
+    return {
+        name: summarise(ours[name] / theirs[name] if name in ("lpips", "spread") else ours[name] - theirs[name])
+        for name in (*SHOWN, "spread")
+        if name in theirs
+    }
 
 
 def is_as_good(point: Point, full: Point) -> bool:
+    """Whether the means are those of the reference, or better; a spread that differs must be more honest."""
+    compared = {name: summary.mean for name, summary in against(point, full).items()}
     nearer = abs(point.spread_to_error - 1) < abs(full.spread_to_error - 1)
-    return as_good(against(point, full), nearer_to_calibrated=nearer)
+    honest = abs(compared.get("spread", 1) - 1) <= OTHER_SPREAD or nearer
+    return compared["psnr"] >= -LESS_PSNR and compared.get("lpips", 1) <= MORE_LPIPS and honest
 
 
 def markdown(measured: Sequence[Point]) -> str:
     """A row a point; the first one is the reference."""
     full = measured[0]
     names = [name for name in SHOWN if name in full.columns]
-    heads = ["model", "sampler", "steps", "s an image", *(METRICS[name].label for name in names), "PSNR − first (dB)"]
-    heads += ["LPIPS / first"] if "lpips" in names else []
-    heads += ["spread / first", "spread / error", "as good"]
-    lines = [f"| {' | '.join(heads)} |", "|---|---" + "|---:" * (len(heads) - 2) + "|"]
-    for point in measured:
-        compared = against(point, full)
-        cells = [point.model, point.sampler, str(point.steps), f"{point.seconds:.2f}"]
-        for name in names:
-            of = summarise(point.columns[name])
-            cells.append(_interval(MeanInterval(of.mean, of.low, of.high), METRICS[name].decimals))
-        cells.append("" if point is full else _interval(compared["psnr"], 2, sign=True))
-        for name in ("lpips", "spread"):
-            if name in compared:
-                cells.append("" if point is full else _interval(compared[name], 3))
-        cells.append(f"{point.spread_to_error:.2f}")
-        cells.append("(first)" if point is full else "yes" if is_as_good(point, full) else "no")
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines) + "\n"
+    heads = {"psnr": "PSNR − first (dB)", "lpips": "LPIPS / first", "spread": "spread / first"}
+    heads = {name: head for name, head in heads.items() if name in full.columns}
+
+    def cells(point: Point) -> list[str]:
+        means = [_interval(summarise(point.columns[name]), METRICS[name].decimals) for name in names]
+        compared = [
+            "" if point is full else _interval(summary, 2 if name == "psnr" else 3, sign=name == "psnr")
+            for name, summary in against(point, full).items()
+            if name in heads
+        ]
+        verdict = "(first)" if point is full else "yes" if is_as_good(point, full) else "no"
+        about = [point.model, point.sampler, str(point.steps), f"{point.seconds:.2f}"]
+        return [*about, *means, *compared, f"{point.spread_to_error:.2f}", verdict]
+
+    labels = [METRICS[name].label for name in names]
+    columns = ["model", "sampler", "steps", "s an image", *labels, *heads.values(), "spread / error", "as good"]
+    return table(columns, map(cells, measured), texts=2)
 
 
-def _interval(measure: MeanInterval, decimals: int, *, sign: bool = False) -> str:
-    mean, low, high = (f"{value:{'+' if sign else ''}.{decimals}f}".replace("-", "−") for value in measure)
+def _interval(of: Summary, decimals: int, *, sign: bool = False) -> str:
+    mean, low, high = (f"{x:{'+' if sign else ''}.{decimals}f}".replace("-", "−") for x in (of.mean, of.low, of.high))
     return f"{mean} ({low} to {high})"
 
 
 def sentence(measured: Sequence[Point]) -> str:
     """How few steps are enough."""
     full, *others = measured
-    said = f"{len(full.columns['psnr'])} patches, intervals of 95% over patches. "
+    said = f"{len(full.columns)} patches, intervals of 95% over patches. "
     reference = f"{full.model} with {full.sampler} in {full.steps} steps"
     enough = [point for point in others if is_as_good(point, full)]
     if not enough:
@@ -184,29 +167,48 @@ def trade_off(measured: Sequence[Point]) -> str:
     """LPIPS against PSNR as SVG, a line a model and sampler, labelled with the steps."""
     figure = Figure(figsize=(6.4, 4.4), layout="constrained")
     axes = figure.subplots()
-    axes.set_xlabel(METRICS["psnr"].axis)
-    axes.set_ylabel(METRICS["lpips"].axis)
-    for model, sampler in dict.fromkeys((point.model, point.sampler) for point in measured):
-        chosen = [point for point in measured if (point.model, point.sampler) == (model, sampler)]
-        chosen.sort(key=lambda point: point.steps)
-        x, y = ([float(point.columns[name].mean()) for point in chosen] for name in ("psnr", "lpips"))
-        axes.plot(x, y, "o-", markersize=4, linewidth=1.2, label=f"{model}, {sampler}")
-        for point, at in zip(chosen, zip(x, y, strict=True), strict=True):
-            axes.annotate(str(point.steps), at, textcoords="offset points", xytext=(4, 4), fontsize=9)
+    axes.set(xlabel=METRICS["psnr"].axis, ylabel=METRICS["lpips"].axis)
+    means = pd.DataFrame([{**point.columns.mean(), **point._asdict()} for point in measured])
+    for (model, sampler), line in means.sort_values("steps").groupby(["model", "sampler"], sort=False):
+        axes.plot(line["psnr"], line["lpips"], "o-", markersize=4, linewidth=1.2, label=f"{model}, {sampler}")
+        for steps, psnr, lpips in line[["steps", "psnr", "lpips"]].itertuples(index=False):
+            axes.annotate(str(steps), (psnr, lpips), textcoords="offset points", xytext=(4, 4), fontsize=9)
     axes.legend(frameon=False, fontsize=9)
     return plots.standalone(figure)
 
 
 def parse_plan(texts: Sequence[str]) -> Plan:
     """``["ddim:1,2"]`` -> [("ddim", 1), ("ddim", 2)]. Raises ConfigError."""
-    plan: list[tuple[str, int]] = []
-    for text in texts:
-        sampler, _, steps = text.partition(":")
-        try:
-            plan += [(sampler, int(count)) for count in steps.split(",")]
-        except ValueError:
-            raise ConfigError(f"--plan is like ddim:1,2,4 (0: all steps), not {text}") from None
-    return plan
+    try:
+        pairs = [text.split(":") for text in texts]
+        return [(sampler, int(count)) for sampler, steps in pairs for count in steps.split(",")]
+    except ValueError:
+        raise ConfigError(f"--plan is like ddim:1,2,4 (0: all steps), not {' '.join(texts)}") from None
+
+
+def measured_points(options: argparse.Namespace, here: World) -> Iterator[Point]:
+    """The points of all experiments."""
+    plan = parse_plan(options.plan)
+    for name in options.experiments:
+        config = Path("checkpoints") / name / "config.yaml"
+        experiment = open_experiment(config=config, name=name, hparams=options.hparams, reset=False)
+        settings = experiment.settings
+        task = commands.trained_task(experiment)
+        if not task.is_stochastic:
+            raise ConfigError(f"{name} is no generative model: it is not sampled")
+        lpips = load_lpips(settings.evaluation.lpips_weights)
+        here.place(task)
+        yield from points(
+            name.rpartition("/")[2],
+            cast(SRDiffTask, task.eval()),
+            commands.dataset(settings, "test"),
+            plan or (OF_FLOW if settings.diffusion.process == "flow" else OF_DIFFUSION),
+            settings=settings,
+            world=here,
+            samples=options.samples,
+            limit=options.limit,
+            lpips=lpips.to(here.device) if lpips else None,
+        )
 
 
 def main(options: argparse.Namespace) -> None:
@@ -214,37 +216,13 @@ def main(options: argparse.Namespace) -> None:
         raise ConfigError("--limit and --samples must be at least 1")
     if options.write:
         surroundings(options.write, "quality")  # before anything takes its time
-    given = parse_plan(options.plan)
     measured: list[Point] = []
     with world(options.device) as here:
-        for name in options.experiments:
-            config = Path("checkpoints") / name / "config.yaml"
-            experiment = open_experiment(config=config, name=name, hparams=options.hparams, reset=False)
-            settings = experiment.settings
-            task = commands.trained_task(experiment)
-            if not task.is_stochastic:
-                raise ConfigError(f"{name} is no generative model: it is not sampled")
-            lpips = load_lpips(settings.evaluation.lpips_weights)
-            here.place(task)
-            task.eval()
-            for point in points(
-                name.rpartition("/")[2],
-                cast(SRDiffTask, task),
-                commands.dataset(settings, options.split),
-                given or (OF_FLOW if settings.diffusion.process == "flow" else OF_DIFFUSION),
-                settings=settings,
-                world=here,
-                samples=options.samples,
-                limit=options.limit,
-                lpips=lpips.to(here.device) if lpips else None,
-            ):
-                measured.append(point)
-                logger.info("%s, %s, %d steps: %.2f s an image", point.model, point.sampler, point.steps, point.seconds)
+        for point in measured_points(options, here):
+            measured.append(point)
+            logger.info("%s, %s, %d steps: %.2f s an image", point.model, point.sampler, point.steps, point.seconds)
     text = f"{sentence(measured)}\n\n{markdown(measured)}"
     sys.stdout.write(text)
-    if options.json:
-        rows = [{**point._asdict(), "columns": {k: v.tolist() for k, v in point.columns.items()}} for point in measured]
-        write_text(options.json, json.dumps(rows, indent=1) + "\n")
     if options.write:
         if "lpips" in measured[0].columns:
             write_text(options.write.with_name("quality.svg"), trade_off(measured))
@@ -256,11 +234,9 @@ if __name__ == "__main__":
     parser = Parser(description="Compare models, samplers and numbers of steps.")
     parser.add_argument("experiments", nargs="+", help="names below checkpoints/; the first is the reference")
     parser.add_argument("--hparams", default="", help="overrides, as for tasks/trainer.py, for all experiments")
-    parser.add_argument("--split", default="test", help="the split that patches come from (default: test)")
     parser.add_argument("--limit", type=int, default=24, metavar="N", help="patches (default 24)")
     parser.add_argument("--samples", type=int, default=2, metavar="K", help="samples a patch (default 2)")
     parser.add_argument("--plan", nargs="+", default=[], metavar="NAME:N,N", help="samplers and steps; 0: all")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps (default: auto)")
-    parser.add_argument("--json", type=Path, metavar="F", help="write all figures to this file")
     parser.add_argument("--write", type=Path, metavar="DOC", help="write table and plot into a document's folder")
     run(main, parser)

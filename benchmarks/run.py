@@ -17,7 +17,7 @@ from utils.distributed import world
 from utils.files import write_text
 
 ITEMS: dict[str, Callable[[cases.BenchmarkRun], list[Row]]] = {
-    "limits": lambda bench: machine_limits(bench.patience),
+    "limits": lambda bench: machine_limits(bench.seconds),
     "preprocessing": cases.preprocessing,
     "loader": cases.loader,
     "metrics": cases.measuring,
@@ -34,7 +34,7 @@ def main(options: argparse.Namespace) -> None:
     names = options.only or (QUICK if options.quick else ITEMS)
     rows: list[Row] = []
     with world("cpu") as here, tempfile.TemporaryDirectory() as folder:
-        bench = cases.BenchmarkRun(Path(folder), quick=options.quick, world=here)
+        bench = cases.BenchmarkRun(Path(folder), options.quick, here, seconds=1 if options.quick else 12)
         for name in names:
             sys.stderr.write(f"{name} ...\n")
             rows += ITEMS[name](bench)

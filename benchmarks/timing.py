@@ -6,6 +6,7 @@ What else the machine does, or how warm it is, then meets all of them alike, and
 import math
 import os
 import platform
+import re
 import statistics
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -33,37 +34,18 @@ class Timing(NamedTuple):
     def median(self) -> float:
         return statistics.median(self.seconds)
 
-    @property
-    def low(self) -> float:
-        return min(self.seconds)
-
-    @property
-    def high(self) -> float:
-        return max(self.seconds)
-
     def scaled(self, factor: float) -> "Timing":
         return Timing(tuple(value * factor for value in self.seconds))
 
 
-class Patience(NamedTuple):
-    """How often all modes are timed: at least ``rounds`` times, then more while less than ``seconds`` have gone by."""
-
-    rounds: int = 3
-    most: int = 9
-    seconds: float = 20.0
-
-
-def alternate(modes: Mapping[str, Callable[[], object]], patience: Patience) -> dict[str, Timing]:
-    """Each mode is called once unmeasured, then all are measured in turns."""
+def alternate(modes: Mapping[str, Callable[[], object]], seconds: float) -> dict[str, Timing]:
+    """Each mode is called once unmeasured, then all are measured in turns: 3 times, and again until time is up."""
     repeats = {name: max(1, math.ceil(_SHORTEST / _seconds(call, 1))) for name, call in modes.items()}
-    measured: dict[str, list[float]] = {name: [] for name in modes}
+    rounds: list[list[float]] = []
     started = time.perf_counter()
-    for done in range(patience.most):
-        if done >= patience.rounds and time.perf_counter() - started > patience.seconds:
-            break
-        for name, call in modes.items():
-            measured[name].append(_seconds(call, repeats[name]))
-    return {name: Timing(tuple(values)) for name, values in measured.items()}
+    while len(rounds) < 3 or time.perf_counter() - started < seconds:
+        rounds.append([_seconds(call, repeats[name]) for name, call in modes.items()])
+    return {name: Timing(values) for name, values in zip(modes, zip(*rounds, strict=True), strict=True)}
 
 
 def _seconds(call: Callable[[], object], repeats: int) -> float:
@@ -88,22 +70,23 @@ class Row:
     note: str = ""
 
     def as_dict(self) -> dict[str, Any]:
-        timing = self.timing
-        values = {"median": timing.median, "low": timing.low, "high": timing.high, "runs": len(timing.seconds)}
-        return {**vars(self), "timing": values}
+        median, times = self.timing.median, self.timing.seconds
+        return {**vars(self), "timing": {"median": median, "low": min(times), "high": max(times), "runs": len(times)}}
 
 
-def markdown(rows: Iterable[Row]) -> str:
+def table(heads: Sequence[str], rows: Iterable[Sequence[str]], *, texts: int) -> str:
+    """A Markdown table; all columns but the first ``texts`` hold numbers."""
+    aligned = "|---" * texts + "|---:" * (len(heads) - texts) + "|"
+    header, *lines = (f"| {' | '.join(cells)} |" for cells in (heads, *rows))
+    return "\n".join([header, aligned, *lines]) + "\n"
+
+
+def markdown(rows: Sequence[Row]) -> str:
     """A table: median and range of times, rates, their part of the limit, gains over the plain mode; notes below it."""
-    lines = [
-        "| what | how | median (range) | rate | of the limit | against plain | peak memory |",
-        "|---|---|---:|---:|---:|---:|---:|",
-    ]
-    notes: list[str] = []
-    for row in rows:
-        if row.note and row.note not in notes:
-            notes.append(row.note)
-        cells = [
+    notes = list(dict.fromkeys(row.note for row in rows if row.note))
+
+    def cells(row: Row) -> list[str]:
+        return [
             row.what,
             row.mode + (f" [{notes.index(row.note) + 1}]" if row.note else ""),
             _times(row.timing),
@@ -112,14 +95,16 @@ def markdown(rows: Iterable[Row]) -> str:
             "" if row.gain is None else f"{row.gain:.1f}×",
             "" if row.memory is None else f"{row.memory / 1e9:.2f} GB",
         ]
-        lines.append(f"| {' | '.join(cells)} |")
-    lines += [text for number, note in enumerate(notes, 1) for text in ("", f"[{number}] {note}")]
-    return "\n".join(lines) + "\n"
+
+    heads = ["what", "how", "median (range)", "rate", "of the limit", "against plain", "peak memory"]
+    below = "".join(f"\n[{number}] {note}\n" for number, note in enumerate(notes, 1))
+    return table(heads, map(cells, rows), texts=2) + below
 
 
 def _times(timing: Timing) -> str:
     unit, factor = ("s", 1.0) if timing.median >= 1 else ("ms", 1e3)
-    median, low, high = (_digits(value * factor) for value in (timing.median, timing.low, timing.high))
+    figures = timing.median, min(timing.seconds), max(timing.seconds)
+    median, low, high = (_digits(value * factor) for value in figures)
     return f"{median} {unit} ({low}–{high})"
 
 
@@ -138,13 +123,12 @@ def surroundings(path: Path, name: str) -> tuple[str, str]:
     """What stands before and after, with the marks. Raises DataError where there are none."""
     begin, end = f"<!-- {name}:begin -->", f"<!-- {name}:end -->"
     try:
-        document = path.read_text(encoding="utf-8")
+        before, rest = path.read_text(encoding="utf-8").split(begin)
+        _, after = rest.split(end)
     except OSError as error:
         raise DataError(f"{path} can't be read: {error.strerror}") from None
-    before, found_begin, rest = document.partition(begin)
-    _, found_end, after = rest.partition(end)
-    if not found_begin or not found_end:
-        raise DataError(f"{path} has no lines {begin} and {end} to write between")
+    except ValueError:
+        raise DataError(f"{path} has no lines {begin} and {end} to write between") from None
     return before + begin, end + after
 
 
@@ -164,14 +148,14 @@ def probes(*limits: str) -> dict[str, Probe]:
     """
     found: dict[str, Probe] = {}
     flops = 2.0 * _SIDE**3
+    a, b = torch.randn(2, _SIDE, _SIDE)
     if FP32 in limits:
-        a, b = torch.randn(2, _SIDE, _SIDE)
         found["torch.mm, float32"] = Probe(FP32, lambda: a @ b, flops)
         if torch.backends.mkldnn.is_available():
             onednn = torch.ops.mkldnn._linear_pointwise
             found["oneDNN, float32"] = Probe(FP32, lambda: onednn(a, b, None, "none", [], ""), flops)
     if BF16 in limits:
-        c, d = torch.randn(2, _SIDE, _SIDE, dtype=torch.bfloat16)
+        c, d = a.bfloat16(), b.bfloat16()
         found["torch.mm, bfloat16"] = Probe(BF16, lambda: c @ d, flops)
     if MEMORY in limits:
         source = torch.ones(_COPIED // 4)
@@ -181,21 +165,21 @@ def probes(*limits: str) -> dict[str, Probe]:
 
 
 def timed(
-    modes: Mapping[str, Callable[[], object]], *, limits: Sequence[str], patience: Patience
+    modes: Mapping[str, Callable[[], object]], *, limits: Sequence[str], seconds: float
 ) -> tuple[dict[str, Timing], dict[str, float]]:
     """Times of all modes, and what the limits reached in the same rounds (work a second)."""
     found = probes(*limits)
-    timings = alternate({name: probe.call for name, probe in found.items()} | dict(modes), patience)
-    rates: dict[str, float] = {}  # at each limit that of the fastest way to it
+    timings = alternate({name: probe.call for name, probe in found.items()} | dict(modes), seconds)
+    rates = dict.fromkeys(limits, 0.0)  # at each limit that of the fastest way to it
     for name, probe in found.items():
-        rates[probe.limit] = max(probe.work / timings[name].median, rates.get(probe.limit, 0.0))
+        rates[probe.limit] = max(probe.work / timings[name].median, rates[probe.limit])
     return {name: timings[name] for name in modes}, rates
 
 
-def machine_limits(patience: Patience) -> list[Row]:
+def machine_limits(seconds: float) -> list[Row]:
     """Matrix products and memory copies by themselves; each other row meets them again in its own rounds."""
     found = probes(FP32, BF16, MEMORY)
-    timings = alternate({name: probe.call for name, probe in found.items()}, patience)
+    timings = alternate({name: probe.call for name, probe in found.items()}, seconds)
     units = {FP32: "GFLOP/s", BF16: "GFLOP/s", MEMORY: "GB/s"}
     return [
         Row(probe.limit, name, timings[name], probe.work / timings[name].median / 1e9, units[probe.limit])
@@ -206,7 +190,6 @@ def machine_limits(patience: Patience) -> list[Row]:
 def description() -> str:
     """Processor, threads and versions, in one line."""
     about = Path("/proc/cpuinfo")
-    lines = about.read_text().splitlines() if about.exists() else []
-    named = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    processor = (named or [platform.processor() or platform.machine()])[0]
+    named = re.search(r"model name\s*: (.*)", about.read_text()) if about.exists() else None
+    processor = named[1] if named else platform.processor() or platform.machine()
     return f"{processor}, {torch.get_num_threads()} threads of {os.cpu_count()} cores; torch {torch.__version__}"

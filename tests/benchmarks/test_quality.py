@@ -3,12 +3,12 @@
 from pathlib import Path
 from typing import Literal, cast
 
-import numpy as np
+import pandas as pd
 import pytest
 import torch
 
 from benchmarks import quality
-from benchmarks.quality import MeanInterval, Point
+from benchmarks.quality import Point
 from tasks.build import build_task
 from tasks.srdiff import SRDiffTask
 from tests.data import write_prepared
@@ -20,18 +20,16 @@ from utils.report.statistics import mean_interval
 
 
 def point(sampler: str = "ddpm", steps: int = 100, **columns: list[float]) -> Point:
-    return Point("model", sampler, steps, {name: np.array(values) for name, values in columns.items()}, 1.0)
+    return Point("model", sampler, steps, pd.DataFrame(columns), 1.0)
 
 
 FULL = point(psnr=[20.0, 30.0], lpips=[0.2, 0.4], spread=[0.1, 0.3], ssim=[0.5, 0.6], shift_mae=[3.0, 4.0])
 
 
 def test_differences_and_ratios_patch_by_patch() -> None:
-    other = point(
-        "ddim", 10, psnr=[20.5, 30.5], lpips=[0.1, 0.4], spread=[0.2, 0.3], ssim=[0.5, 0.6], shift_mae=[2.0, 4.0]
-    )
-    found = quality.against(other, FULL)
-    assert found["psnr"] == pytest.approx((0.5, 0.5, 0.5))
+    other = FULL.columns.assign(psnr=[20.5, 30.5], lpips=[0.1, 0.4], spread=[0.2, 0.3], shift_mae=[2.0, 4.0])
+    found = quality.against(FULL._replace(columns=other), FULL)
+    assert (found["psnr"].mean, found["psnr"].low, found["psnr"].high) == pytest.approx((0.5, 0.5, 0.5))
     assert found["lpips"].mean == pytest.approx(0.75)
     assert found["spread"].mean == pytest.approx(1.5)
     assert found["shift_mae"].mean == pytest.approx(-0.5)
@@ -51,8 +49,10 @@ def test_differences_and_ratios_patch_by_patch() -> None:
     ],
 )
 def test_as_good(psnr: float, lpips: float, spread: float, good: bool) -> None:
-    means = {"psnr": psnr, "lpips": lpips, "spread": spread}
-    assert quality.as_good({name: MeanInterval(mean, mean, mean) for name, mean in means.items()}) is good
+    other = FULL.columns.assign(
+        psnr=FULL.columns.psnr + psnr, lpips=FULL.columns.lpips * lpips, spread=FULL.columns.spread * spread
+    )
+    assert quality.is_as_good(FULL._replace(columns=other), FULL) is good
 
 
 def test_a_spread_that_differs_must_be_more_honest() -> None:
