@@ -15,12 +15,16 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
+import numpy as np
 import rasterio
 import torch
+from numpy.typing import NDArray
+from skimage.exposure import match_histograms
+from skimage.metrics import structural_similarity
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks import baseline
 from benchmarks.timing import BF16, FP32, MEMORY, Row, Timing, timed
 from data_gen.prepare import prepare
 from data_gen.synthetic.dataset import SampleSet, write_sample_set
@@ -31,9 +35,10 @@ from tasks.srdiff import SRDiffTask
 from tasks.training.state import TrainState
 from utils.config.parse import load_chain, settings_from
 from utils.config.settings import Settings
-from utils.dataloader import BreizhSRDataset, collate, training_loader
+from utils.dataloader import BreizhSRDataset, Raw, collate, training_loader
 from utils.distributed import World, world
 from utils.metrics.pixel import measure, to_uint8
+from utils.radiometry import PUBLISHED_MAXIMA
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 STEPS = {  # a published configuration, with a batch that fits a small machine
@@ -46,6 +51,7 @@ STEPS = {  # a published configuration, with a batch that fits a small machine
 }
 SAMPLED = [("ddpm", 15, "bf16"), ("ddpm", 15, "off"), ("ddim", 4, "bf16"), ("ddim", 1, "bf16")]  # name, steps, amp
 _TIMED = 3  # steps of the plain mode
+BORDER = 3  # pixels of shift
 Calls = dict[str, Callable[[], object]]
 Module = TypeVar("Module", bound=nn.Module)
 
@@ -236,10 +242,10 @@ def loader(bench: BenchmarkRun) -> list[Row]:
     for amount in (1, 8):
         data = BreizhSRDataset(bench.prepared, "train", sen2_amount=amount)
         size = min(32, len(data))
-        patches = [baseline.stored(data.raw(position)) for position in range(size)]
+        patches = [plain_patch(data.raw(position)) for position in range(size)]
 
         def plainly(patches: list = patches) -> object:
-            return collate([baseline.item(patch) for patch in patches])
+            return collate([plain_item(patch) for patch in patches])
 
         def ours(data: BreizhSRDataset = data, size: int = size) -> object:
             (raw,) = training_loader(data, batch_size=size, seed=0, stop_step=1)
@@ -272,7 +278,7 @@ def measuring(bench: BenchmarkRun) -> list[Row]:
         bench,
         "measure an image",
         {
-            "plain": lambda: [baseline.metrics(x, y) for x, y in zip(*integers, strict=True)],
+            "plain": lambda: [plain_metrics(x, y) for x, y in zip(*integers, strict=True)],
             "batches of 8": lambda: measure(*integers),
         },
         images=8,
@@ -292,3 +298,44 @@ def _moved(
         Row(what, "plain", plain.scaled(1 / images), note=notes["plain"]),
         Row(what, list(calls)[1], ours.scaled(1 / images), share=share, gain=gain, note=notes["ours"]),
     ]
+
+
+# Plain execution: each thing done in the straightforward way, to hold the quick ways against.
+
+
+def plain_patch(raw: Raw) -> dict[str, NDArray[np.float32]]:
+    """A patch as a store of floats holds it: hr (H, W, C) in [0, 1], reflectance lr (T, h, w, C), near (h, w, C)."""
+    lr = raw["lr"].permute(0, 2, 3, 1).numpy().astype(np.float32) / 10000
+    hr = raw["hr"].permute(1, 2, 0).numpy().astype(np.float32) / 255
+    return {"hr": hr, "lr": lr, "near": lr[raw["near"]]}
+
+
+def plain_item(patch: dict[str, NDArray[np.float32]]) -> dict[str, Tensor]:
+    """What a loader does with a patch of such a store: normalise, match, interpolate, make tensors."""
+    maxima = np.asarray(PUBLISHED_MAXIMA, dtype=np.float32)
+
+    def normalise(x: NDArray[np.float32]) -> NDArray[np.float32]:
+        return np.clip(x, 0, maxima) / maxima * 2 - 1
+
+    hr = match_histograms(patch["hr"] * 2 - 1, normalise(patch["near"]), channel_axis=-1)
+    near = torch.from_numpy(patch["near"]).permute(2, 0, 1)[None]
+    base = F.interpolate(near, scale_factor=hr.shape[0] // near.shape[-1], mode="bicubic")[0].permute(1, 2, 0).numpy()
+    images = {"base": normalise(base), "hr": hr, "lr": normalise(patch["lr"])}
+    return {name: torch.from_numpy(image).movedim(-1, -3).float().contiguous() for name, image in images.items()}
+
+
+def plain_metrics(sr: Tensor, hr: Tensor) -> dict[str, float]:
+    """The metrics of one image (C, H, W) uint8, by scikit-image and a loop over shifts."""
+    x, y = (image.permute(1, 2, 0).numpy() for image in (sr, hr))
+    error = x.astype(np.float64) - y
+    mse = float((error**2).mean())
+    height, width = (size - 2 * BORDER for size in x.shape[:2])
+    centre = x[BORDER:-BORDER, BORDER:-BORDER].astype(np.float64)
+    shifts = itertools.product(range(2 * BORDER + 1), repeat=2)
+    return {
+        "psnr": float(10 * np.log10(255**2 / mse)),
+        "ssim": float(structural_similarity(x, y, channel_axis=-1, data_range=255)),
+        "mae": float(np.abs(error).mean()),
+        "mse": mse,
+        "shift_mae": min(float(np.abs(centre - y[dy : dy + height, dx : dx + width]).mean()) for dy, dx in shifts),
+    }

@@ -1,5 +1,6 @@
 """SRDiff: a diffusion model of what a backbone's image lacks (Li et al., 2022), on the features of any backbone."""
 
+import copy
 from collections.abc import Callable
 from typing import Literal
 
@@ -20,7 +21,7 @@ SHORTCUTS = (1, 2, 4, 8)  # how many steps a network that knows its step's size 
 PATH_LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "l1": losses.l1,
     "l2": losses.l2,
-    "ssim": lambda output, target: losses.l1(output, target) + losses.ssim_loss(output, target),
+    "ssim": lambda output, target: losses.l1(output, target) + (1 - losses.ssim(output, target)),
     "l1_shift": losses.l1_shift,
 }
 
@@ -74,7 +75,9 @@ class SRDiff(nn.Module):
     @property
     def path(self) -> Path:
         """The noise process. Its tables are buffers: they follow the model to its device and into checkpoints."""
-        return self._path.with_tables({name: self.get_buffer(name) for name in self._path.tables})
+        path = copy.copy(self._path)
+        path.tables = {name: self.get_buffer(name) for name in path.tables}
+        return path
 
     def _given(self, series: Series) -> tuple[Prediction, Tensor, Tensor]:
         """What doesn't depend on time: the backbone's prediction, base image (B, C, H, W), condition (B, dim, H, W)."""
@@ -123,7 +126,7 @@ class SRDiff(nn.Module):
             if aux_l1:
                 terms["aux_l1"] = losses.l1(sr, hr)
             if aux_ssim:
-                terms["aux_ssim"] = losses.ssim_loss(sr, hr)
+                terms["aux_ssim"] = 1 - losses.ssim(sr, hr)
             if perceptual is not None:
                 terms["aux_percep"] = perceptual(sr, hr)
         return terms

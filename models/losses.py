@@ -61,11 +61,6 @@ def _blur(x: Tensor) -> Tensor:
     return F.conv2d(planes, window.view(1, 1, 1, 11), padding=(0, 5)).view(x.shape)
 
 
-def ssim_loss(prediction: Tensor, truth: Tensor) -> Tensor:
-    """1 − SSIM."""
-    return 1 - ssim(prediction, truth)
-
-
 class PerceptualLoss(nn.Module):
     """L1 between the outputs of VGG-19's last convolution (``features[:35]``) for images in [-1, 1].
 
@@ -103,12 +98,7 @@ class LaplaceHead(nn.Module):
     After Kendall and Gal, *What uncertainties do we need in Bayesian deep learning for computer vision?*, NeurIPS 2017,
     but the image keeps its own loss: no gradient leaves this head, so that the image learns as if it weren't there.
     Two convolutions at low resolution, on the backbone's features and on its image, its pixels as channels.
-
-    Args:
-        features: channels of the backbone's features.
-        channels: of the image.
-        scale: of the super-resolution.
-        width: channels between the convolutions.
+    ``features``: channels of the backbone's features. ``width``: channels between the convolutions.
     """
 
     radius = 2  # low-resolution pixels that it looks beyond what it is given

@@ -8,23 +8,10 @@ those of the reference implementation.
 import math
 from collections.abc import Sequence
 from itertools import chain, pairwise
-from typing import TypedDict
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-
-
-class LTAEOptions(TypedDict, total=False):
-    """The keywords of LTAE2d that the networks around it hand through."""
-
-    heads: int
-    d_k: int
-    d_model: int
-    mlp: Sequence[int]
-    dropout: float
-    period: float
-    positional_encoding: bool
 
 
 def normalise(x: Tensor, *, groups: int, eps: float, share: Tensor | None = None, over_time: bool = False) -> Tensor:

@@ -1,11 +1,11 @@
 """Multi-image super-resolution networks made of the parts of RRDBNet, HighRes-net and L-TAE."""
 
-from typing import Literal, Unpack
+from typing import Any, Literal
 
 from torch import Tensor
 
 from models.highresnet import Decoder, DecoderKind, Encoder, RecursiveFusion, median_view
-from models.ltae import LTAE2d, LTAEOptions
+from models.ltae import LTAE2d
 from models.rrdb import OutputClamp, RRDBTrunk, UpsamplingHead
 from models.series import Backbone, Prediction, Series
 
@@ -42,7 +42,7 @@ class HighResLTAE(Backbone):
         mask_padding: bool = False,
         base_residual: bool = False,
         decoder: DecoderKind = "published",
-        **ltae: Unpack[LTAEOptions],
+        **ltae: Any,
     ) -> None:
         super().__init__()
         self.scale, self.reference, self.mask_padding = scale, reference, mask_padding
@@ -77,7 +77,7 @@ class RRDBLTAE(Backbone):
         output_clamp: OutputClamp = "straight_through",
         mask_padding: bool = False,
         base_residual: bool = False,
-        **ltae: Unpack[LTAEOptions],
+        **ltae: Any,
     ) -> None:
         super().__init__()
         self.scale, self.mask_padding = scale, mask_padding

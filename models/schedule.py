@@ -27,14 +27,6 @@ class Path(ABC):
         """(α_t, σ_t); (1, 0) at the time ``clean``."""
 
     @abstractmethod
-    def middle(self, t: float, s: float) -> float:
-        """The time half-way from t to s."""
-
-    @abstractmethod
-    def noise_index(self, t: float) -> int:
-        """A whole number for the noise that a step from time t draws: different steps, different numbers."""
-
-    @abstractmethod
     def q_sample(self, x0: Tensor, t: Tensor, noise: Tensor) -> Tensor:
         """x_t for images x0 (B, C, H, W), times t (B,) and noise like x0."""
 
@@ -63,9 +55,13 @@ class Path(ABC):
         apart = accumulate(spaced, lambda last, t: max(t, last + 1), initial=self.clean)
         return [*apart][:0:-1]
 
-    def with_tables(self, tables: dict[str, Tensor]) -> "Path":
-        """The same path with its tables as they are given."""
-        return self
+    def middle(self, t: float, s: float) -> float:
+        """The time half-way from t to s."""
+        return (t + s) / 2
+
+    def noise_index(self, t: float) -> int:
+        """A whole number for the noise that a step from time t draws: different steps, different numbers."""
+        return math.ceil(t - self.clean - 1e-6) - 1  # times that are whole but for rounding stay apart
 
     def posterior(self, t: float, s: float) -> tuple[float, float, float]:
         """q(x_s | x_t, x_0) for s < t as (a, b, v): mean a x_0 + b x_t and variance v (DDPM, equation 7)."""
@@ -133,17 +129,11 @@ class Schedule(Path):
             betas[-1] = last_beta
         return cls.from_betas(betas)
 
-    def with_tables(self, tables: dict[str, Tensor]) -> "Schedule":
-        return Schedule(tables)
-
     def _spaced(self, steps: int, start: float, power: float) -> list[float]:
         return [round(start * (i / (steps - 1)) ** power) for i in range(steps)] if steps > 1 else [start]
 
     def middle(self, t: float, s: float) -> float:
         return math.floor((t + s) / 2)
-
-    def noise_index(self, t: float) -> int:
-        return int(t)
 
     @cached_property
     def log_alphas_cumprod(self) -> list[float]:
@@ -197,12 +187,6 @@ class StraightFlow(Path):
 
     def _spaced(self, steps: int, start: float, power: float) -> list[float]:
         return [start * (i / steps) ** power for i in range(1, steps + 1)]
-
-    def middle(self, t: float, s: float) -> float:
-        return (t + s) / 2
-
-    def noise_index(self, t: float) -> int:
-        return math.ceil(t - 1e-6) - 1  # times that are whole but for rounding stay apart
 
     def q_sample(self, x0: Tensor, t: Tensor, noise: Tensor) -> Tensor:
         return torch.lerp(x0, self.source_std * noise, self._tau(t))

@@ -3,7 +3,15 @@
 import json
 from pathlib import Path
 
+import numpy as np
+import pytest
+import torch
+
+from benchmarks import cases
 from tests.command import run, succeed
+from tests.data import write_prepared
+from utils.dataloader import BreizhSRDataset, collate
+from utils.metrics.pixel import measure
 
 
 def test_one_item(tmp_path: Path) -> None:
@@ -34,3 +42,17 @@ def test_what_it_does_not_know(tmp_path: Path) -> None:
     done = run("benchmarks/run.py", "--quick", "--only", "metrics", "--write", tmp_path / "none.md", cwd=tmp_path)
     assert done.returncode == 3
     assert done.stderr.splitlines()[-1].endswith("none.md can't be read: No such file or directory")
+
+
+def test_plain_loading_gives_the_same(tmp_path: Path) -> None:
+    data = BreizhSRDataset(write_prepared(tmp_path), "train", sen2_amount=3)
+    raw = data.raw(1)
+    batch = data.to_batch(collate([raw]))
+    for name, image in cases.plain_item(cases.plain_patch(raw)).items():
+        torch.testing.assert_close(image, getattr(batch, name)[0], rtol=0, atol=1e-5)
+
+
+def test_plain_metrics_are_the_same() -> None:
+    sr, hr = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (2, 3, 40, 33), dtype=np.uint8))
+    quick = {name: float(value) for name, value in measure(sr[None], hr[None]).items()}
+    assert cases.plain_metrics(sr, hr) == pytest.approx(quick, rel=1e-9)
