@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks.timing import surroundings, table, write_between
+from benchmarks.timing import markdown_table, surroundings, write_between
 from tasks import commands
 from tasks.base import Result
 from tasks.evaluation.measure import Figures, measure_batch, super_resolve
@@ -139,7 +139,7 @@ def markdown(measured: Sequence[Point]) -> str:
 
     labels = [METRICS[name].label for name in names]
     columns = ["model", "sampler", "steps", "s an image", *labels, *heads.values(), "spread / error", "as good"]
-    return table(columns, map(cells, measured), texts=2)
+    return markdown_table(columns, map(cells, measured), texts=2)
 
 
 def _interval(of: Summary, decimals: int, *, sign: bool = False) -> str:

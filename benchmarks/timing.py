@@ -74,7 +74,7 @@ class Row:
         return {**vars(self), "timing": {"median": median, "low": min(times), "high": max(times), "runs": len(times)}}
 
 
-def table(heads: Sequence[str], rows: Iterable[Sequence[str]], *, texts: int) -> str:
+def markdown_table(heads: Sequence[str], rows: Iterable[Sequence[str]], *, texts: int) -> str:
     """A Markdown table; all columns but the first ``texts`` hold numbers."""
     aligned = "|---" * texts + "|---:" * (len(heads) - texts) + "|"
     header, *lines = (f"| {' | '.join(cells)} |" for cells in (heads, *rows))
@@ -98,7 +98,7 @@ def markdown(rows: Sequence[Row]) -> str:
 
     heads = ["what", "how", "median (range)", "rate", "of the limit", "against plain", "peak memory"]
     below = "".join(f"\n[{number}] {note}\n" for number, note in enumerate(notes, 1))
-    return table(heads, map(cells, rows), texts=2) + below
+    return markdown_table(heads, map(cells, rows), texts=2) + below
 
 
 def _times(timing: Timing) -> str:
