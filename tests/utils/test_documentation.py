@@ -10,6 +10,8 @@ import types
 import typing
 from pathlib import Path
 
+import pytest
+
 from tests.golden.large import ROOT
 from utils.cli import VERSION
 from utils.config.settings import ARCHITECTURE, KEYS, SECTIONS
@@ -62,66 +64,50 @@ def parts() -> tuple[str, str, str]:
     return text[:start], text[start:end], text[end:]
 
 
-def test_every_key_is_there() -> None:
+def test_every_key_is_there_and_says_something() -> None:
     assert parts()[1] == table(), "run `python -m tests.utils.test_documentation`"
-
-
-def test_every_key_says_something() -> None:
     for name, (_, item) in KEYS.items():
-        assert 8 < len(item.description or "") < 120, name
-        assert "\n" not in (item.description or "")
+        assert 8 < len(item.description or "") < 120 and "\n" not in (item.description or ""), name
 
 
-SRUN = """#!/bin/bash
-echo "srun $*" >> calls
+SLURM = {
+    "srun": """echo "srun $*" >> calls
 trap 'echo asked >> calls; sleep 0.5; echo saved >> calls; exit 1' TERM
 echo $$ > training.pid
-while :; do sleep 0.05; done
-"""
-SCANCEL = '#!/bin/bash\necho "scancel $*" >> calls\nkill -TERM "$(cat training.pid)"\n'
-SCONTROL = '#!/bin/bash\n[ "$1" = show ] && echo node1 && exit\necho "scontrol $*" >> calls\n'
+while :; do sleep 0.05; done""",
+    "scancel": 'echo "scancel $*" >> calls\nkill -TERM "$(cat training.pid)"',
+    "scontrol": '[ "$1" = show ] && echo node1 && exit\necho "scontrol $*" >> calls',
+}
 
 
-def start_job(folder: Path) -> subprocess.Popen:
-    """The script of the document, on a Slurm of three small scripts."""
-    text = re.search(r"```bash\n(.*?)```", DOCUMENT.read_text(), re.S)
+@pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGTERM])
+def test_the_job_saves_and_queues_itself_once(tmp_path: Path, number: signal.Signals) -> None:
+    """Its time is over: it asks for the save, then queues itself. Preempted: Slurm signals both, and queues it."""
+    text = re.search(r"```bash\n(.*?)```", DOCUMENT.read_text(), re.DOTALL)
     assert text is not None
-    (folder / "job.sh").write_text(text[1])
-    for name, script in (("srun", SRUN), ("scancel", SCANCEL), ("scontrol", SCONTROL)):
-        (folder / name).write_text(script)
-        (folder / name).chmod(0o755)
-    environment = {
-        **{"PATH": f"{folder}:{os.environ['PATH']}", "SLURM_JOB_ID": "7", "SLURM_NNODES": "2"},
-        "SLURM_JOB_NODELIST": "node[1-2]",
-    }
-    job = subprocess.Popen(["bash", "job.sh"], cwd=folder, env=environment)
-    deadline = time.monotonic() + 30
-    while not (folder / "training.pid").exists():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-    time.sleep(0.3)
-    return job
-
-
-def test_the_job_queues_itself_when_its_time_is_over(tmp_path: Path) -> None:
-    """First it has saved."""
-    with start_job(tmp_path) as job:
-        job.send_signal(signal.SIGUSR1)
-        assert job.wait(30) == 0
-    calls = (tmp_path / "calls").read_text().splitlines()
-    assert calls[0].startswith("srun torchrun --nnodes 2 --nproc_per_node 4 ")
-    assert "--rdzv_endpoint node1:29500 --rdzv_id 7 tasks/trainer.py" in calls[0]
-    assert "--reset" not in calls[0]
-    assert calls[1:] == ["scancel --signal=TERM 7", "asked", "saved", "scontrol requeue 7"]
-
-
-def test_the_job_waits_for_the_save_when_it_is_preempted(tmp_path: Path) -> None:
-    """Slurm signals both; it queues the job itself."""
-    with start_job(tmp_path) as job:
-        job.send_signal(signal.SIGTERM)
-        os.kill(int((tmp_path / "training.pid").read_text()), signal.SIGTERM)
-        job.wait(30)
-    assert (tmp_path / "calls").read_text().splitlines()[1:] == ["asked", "saved"]
+    (tmp_path / "job.sh").write_text(text[1])
+    for name, script in SLURM.items():
+        (tmp_path / name).write_text(f"#!/bin/bash\n{script}\n")
+        (tmp_path / name).chmod(0o755)
+    environment = {"SLURM_JOB_ID": "7", "SLURM_NNODES": "2", "SLURM_JOB_NODELIST": "node[1-2]"}
+    environment["PATH"] = f"{tmp_path}:{os.environ['PATH']}"
+    with subprocess.Popen(["bash", "job.sh"], cwd=tmp_path, env=environment) as job:
+        deadline = time.monotonic() + 30
+        while not (tmp_path / "training.pid").exists():
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        time.sleep(0.3)
+        job.send_signal(number)
+        if number == signal.SIGTERM:
+            os.kill(int((tmp_path / "training.pid").read_text()), signal.SIGTERM)
+        code = job.wait(30)
+    first, *calls = (tmp_path / "calls").read_text().splitlines()
+    assert first.startswith("srun torchrun --nnodes 2 --nproc_per_node 4 ") and "--reset" not in first
+    assert "--rdzv_endpoint node1:29500 --rdzv_id 7 tasks/trainer.py" in first
+    if number == signal.SIGTERM:
+        assert calls == ["asked", "saved"]
+    else:
+        assert code == 0 and calls == ["scancel --signal=TERM 7", "asked", "saved", "scontrol requeue 7"]
 
 
 def test_the_change_log_is_of_this_version() -> None:

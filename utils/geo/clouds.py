@@ -47,12 +47,7 @@ def grow(mask: Mask, radius: int) -> Mask:
     return grown if radius > 0 else ~grown
 
 
-def cloudy_classes(classes: NDArray[np.uint8]) -> Mask:
-    """Clouds, their shadows and what lies near them, from a scene classification (h, w)."""
-    return grow(np.isin(classes, CLOUD_CLASSES), CLOUD_MARGIN) | np.isin(classes, BAD_CLASSES)
-
-
-def cloudy_brightness(red: NDArray[np.float32], blue: NDArray[np.float32], data: Mask) -> Mask:
+def _cloudy_brightness(red: NDArray[np.float32], blue: NDArray[np.float32], data: Mask) -> Mask:
     """Clouds by how bright and white they are, from red and blue reflectance where there is data, all (h, w).
 
     A stopgap for images without a classification. It finds thick clouds; it misses haze, thin cirrus and all shadows,
@@ -69,8 +64,8 @@ def cloud_free(
     """What pixels (C, h, w) are worth, (h, w): clouds nothing; without classes, what is as bright is doubtful."""
     quality = np.where(data, GOOD, NOTHING).astype(np.uint8)
     if classes is not None:
-        quality[cloudy_classes(classes)] = NOTHING
+        quality[grow(np.isin(classes, CLOUD_CLASSES), CLOUD_MARGIN) | np.isin(classes, BAD_CLASSES)] = NOTHING
     elif set(bands) >= BRIGHTNESS_BANDS:
         red, blue = (reflectance[bands.index(band)] for band in (RED, BLUE))
-        quality[cloudy_brightness(red, blue, data) & data] = DOUBTFUL
+        quality[_cloudy_brightness(red, blue, data) & data] = DOUBTFUL
     return quality

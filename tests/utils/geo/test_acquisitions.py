@@ -55,87 +55,66 @@ def says(said: str, path: Path, **options: Any) -> None:
 # Forms
 
 
-def as_geotiff(folder: Path) -> Path:
-    write_tif(folder / "2023-08-07_SCL.tif", CLASSES[None], transform=HALF, names=())
-    return write_tif(folder / "2023-08-07.tif", NUMBERS).parent
+def write_classes(path: Path, **profile: Any) -> None:
+    write_tif(path, CLASSES[None], transform=HALF, names=(), **profile)
 
 
-def as_folder_a_date(folder: Path) -> Path:
-    write_band_files(folder / "2023-08-07", NUMBERS)
-    write_tif(folder / "2023-08-07" / "SCL.tif", CLASSES[None], transform=HALF, names=())
-    write_tif(folder / "2023-08-07" / "TCI.tif", (NUMBERS // 40).astype(np.uint8), names=())
-    return folder
-
-
-def as_one_folder(folder: Path) -> Path:
-    return as_folder_a_date(folder) / "2023-08-07"
-
-
-def as_flat_names(folder: Path) -> Path:
-    prefix = "T30TXT_20230807T105621_"
+def band_files(folder: Path, prefix: str = "2023-08-07/", suffix: str = ".tif", **profile: Any) -> Path:
+    """A file a band, and what lies beside them."""
     for name, pixels in zip(RGB, NUMBERS, strict=True):
-        write_tif(folder / f"{prefix}{name}_10m.jp2", pixels[None], names=(), **JP2)
+        write_tif(folder / f"{prefix}{name}{suffix}", pixels[None], names=(), **profile)
+    write_tif(folder / f"{prefix}TCI{suffix}", (NUMBERS // 40).astype(np.uint8), names=(), **profile)
+    write_classes(folder / f"{prefix}SCL{suffix.replace('1', '2')}", **profile)
+    return folder
+
+
+def flat_names(folder: Path) -> Path:
+    prefix = "T30TXT_20230807T105621_"
     write_tif(folder / f"{prefix}B04_20m.jp2", NUMBERS[:1, ::2, ::2], transform=HALF, names=(), **JP2)
-    write_tif(folder / f"{prefix}TCI_10m.jp2", (NUMBERS // 40).astype(np.uint8), names=(), **JP2)
-    write_tif(folder / f"{prefix}SCL_20m.jp2", CLASSES[None], transform=HALF, names=(), **JP2)
-    return folder
+    return band_files(folder, prefix, "_10m.jp2", **JP2)
 
 
-def as_earth_search_names(folder: Path) -> Path:
-    write_band_files(folder, NUMBERS, prefix="S2A_30TXT_20230807_0_L2A_")
-    write_tif(folder / "S2A_30TXT_20230807_0_L2A_SCL.tif", CLASSES[None], transform=HALF, names=())
-    return folder
-
-
-def as_safe(folder: Path) -> Path:
+def safe(folder: Path) -> Path:
     return write_safe(folder, PLACE, day=DAY, offset=-1000, classes=CLASSES)
 
 
-def as_zip(folder: Path) -> Path:
-    product = as_safe(folder)
+def zip_of_a_product(folder: Path) -> Path:
+    product = safe(folder)
     return zipped(product, product.with_name(product.name + ".zip"))
 
 
-def as_zip_in_a_folder(folder: Path) -> Path:
-    return as_zip(folder).parent
-
-
-def as_item(folder: Path, *, shift: int = 1000, properties: dict[str, Any] | None = None, **stated: Any) -> Path:
+def item(folder: Path, *, shift: int = 1000, properties: dict[str, Any] | None = None, **stated: Any) -> Path:
     write_band_files(folder / "cogs", NUMBERS + shift)
-    write_tif(folder / "cogs" / "SCL.tif", CLASSES[None], transform=HALF, names=())
+    write_classes(folder / "cogs" / "SCL.tif")
     hrefs = {**{band: f"./cogs/{band}.tif" for band in RGB}, "scl": "cogs/SCL.tif"}
     return write_item(folder / "item.json", day=DAY, hrefs=hrefs, properties=properties, **stated)
 
 
-def as_item_of_a_newer_baseline(folder: Path) -> Path:
-    return as_item(folder, properties={"s2:processing_baseline": "05.09"})
-
-
-def as_item_with_scale(folder: Path) -> Path:
-    return as_item(folder, **{"raster:bands": [{"scale": 0.0001, "offset": -0.1, "nodata": 0}]})
-
-
-def as_item_whose_offset_was_applied(folder: Path) -> Path:
-    applied = {"earthsearch:boa_offset_applied": True, "s2:processing_baseline": "05.09"}
-    return as_item(folder, shift=0, properties=applied, **{"raster:bands": [{"scale": 0.0001, "offset": -0.1}]})
-
-
-FORMS: list[Callable[[Path], Path]] = [
-    as_folder_a_date, as_one_folder, as_flat_names, as_earth_search_names, as_safe, as_zip, as_zip_in_a_folder,
-    as_item_of_a_newer_baseline, as_item_with_scale, as_item_whose_offset_was_applied,
-]  # fmt: skip
+SCALE: dict[str, Any] = {"raster:bands": [{"scale": 0.0001, "offset": -0.1, "nodata": 0}]}
+NEWER = {"s2:processing_baseline": "05.09"}
+FORMS: dict[str, Callable[[Path], Path]] = {
+    "a folder a date": band_files,
+    "one folder": lambda folder: band_files(folder) / "2023-08-07",
+    "flat names": flat_names,
+    "names of Earth Search": lambda folder: band_files(folder, "S2A_30TXT_20230807_0_L2A_"),
+    "a product": safe,
+    "a zip": zip_of_a_product,
+    "a zip in a folder": lambda folder: zip_of_a_product(folder).parent,
+    "an item of a newer baseline": lambda folder: item(folder, properties=NEWER),
+    "an item with a scale": lambda folder: item(folder, **SCALE),
+    "an item whose offset was applied": lambda folder: item(
+        folder, shift=0, properties={**NEWER, "earthsearch:boa_offset_applied": True}, **SCALE
+    ),
+}
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_every_form_gives_the_same_pixels(tmp_path: Path, form: Callable[[Path], Path]) -> None:
-    expected, classes = values(one(as_geotiff(tmp_path / "expected")))
-    np.testing.assert_allclose(expected, NUMBERS / 10000, rtol=1e-6)
-    found = one(form(tmp_path / "given"))
+def test_every_form_gives_the_same_pixels(tmp_path: Path, form: str) -> None:
+    found = one(FORMS[form](tmp_path))
     assert found.day == DAY
-    reflectance, own = values(found)
-    np.testing.assert_allclose(reflectance, expected, atol=1e-7)  # (v + 1000) / 10000 - 0.1 rounds once more
-    assert own is not None
-    np.testing.assert_array_equal(own, classes)
+    reflectance, classes = values(found)
+    np.testing.assert_allclose(reflectance, NUMBERS / 10000, atol=1e-7)  # (v + 1000) / 10000 - 0.1 rounds once more
+    np.testing.assert_array_equal(classes, CLASSES.repeat(2, 0).repeat(2, 1))
 
 
 def test_bands_of_other_resolutions_come_onto_the_finest_grid(tmp_path: Path) -> None:
@@ -256,31 +235,28 @@ def test_numbers_that_hold_the_offset_of_newer_products(tmp_path: Path, caplog: 
 # Scene classifications
 
 
-def test_classes_beside_the_image_and_in_a_folder(tmp_path: Path) -> None:
+def test_classes_as_a_band_beside_the_image_and_in_a_folder(tmp_path: Path) -> None:
+    four = write_tif(tmp_path / "four.tif", np.stack([*NUMBERS, NUMBERS[0]]), names=("B04", "B03", "B02", "SCL"))
+    assert one(four).classes == (four, 4)
     images, masks = tmp_path / "images", tmp_path / "masks"
     days = write_series(images, height=8, width=8, dates=3)
     classes = np.full((1, 8, 8), 4, np.uint8)
     write_tif(images / f"{days[0]}_SCL.tif", classes, names=())
     write_tif(images / f"scl_{days[1]:%Y%m%d}.tif", classes, names=())
+    write_tif(images / "T31SCL_2020-01-01.tif", NUMBERS)  # an image, whose tile is called so
     found = find_acquisitions([images])
     assert [a.classes[0].name if a.classes else None for a in found] == [
-        f"{days[0]}_SCL.tif", f"scl_{days[1]:%Y%m%d}.tif", None,
+        None, f"{days[0]}_SCL.tif", f"scl_{days[1]:%Y%m%d}.tif", None,
     ]  # fmt: skip
     write_tif(masks / "1999-01-01.tif", classes, names=())
     with pytest.raises(DataError, match="no raster there"):
         find_acquisitions([images], masks=masks)
     write_tif(masks / f"anything_{days[2]}.tif", classes, names=())
     found = find_acquisitions([images], masks=masks)
-    assert [a.classes[0].parent.name if a.classes else None for a in found] == [None, None, "masks"]
+    assert [a.classes[0].parent.name if a.classes else None for a in found] == [None, None, None, "masks"]
     write_tif(masks / f"other_{days[2]}.tif", classes, names=())
     with pytest.raises(DataError, match="2 cloud masks"):
         find_acquisitions([images], masks=masks)
-
-
-def test_a_band_called_scl_and_a_tile_whose_name_ends_so(tmp_path: Path) -> None:
-    path = write_tif(tmp_path / "a.tif", np.stack([*NUMBERS, NUMBERS[0]]), names=("B04", "B03", "B02", "SCL"))
-    assert one(path).classes == (path, 4)
-    assert one(write_tif(tmp_path / "T31SCL_20230807.tif", NUMBERS)).day == DAY
 
 
 # Products
@@ -338,7 +314,7 @@ def archive(path: Path, members: dict[str, bytes]) -> Path:
 
 
 def test_archives_that_are_hostile(tmp_path: Path) -> None:
-    whole = as_zip(tmp_path / "whole")
+    whole = zip_of_a_product(tmp_path / "whole")
     with zipfile.ZipFile(whole) as file:
         members = {name: file.read(name) for name in file.namelist() if not name.endswith("/")}
     red, metadata = (next(name for name in members if part in name) for part in ("_B04_", "MTD_"))

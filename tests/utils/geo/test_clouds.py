@@ -7,15 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from utils.geo.clouds import (
-    BRIGHT_MARGIN,
-    CLOUD_MARGIN,
-    Mask,
-    cloudy_brightness,
-    cloudy_classes,
-    grow,
-    has_data,
-)
+from utils.geo.bands import RGB
+from utils.geo.clouds import BRIGHT_MARGIN, CLOUD_MARGIN, DOUBTFUL, NOTHING, Mask, cloud_free, grow, has_data
+
+EVERYWHERE = np.ones((40, 40), bool)
 
 
 def test_every_kind_of_missing_pixel_is_missing_alone() -> None:
@@ -29,14 +24,11 @@ def test_every_kind_of_missing_pixel_is_missing_alone() -> None:
     np.testing.assert_array_equal(has_data(raw, masks), expected)
 
 
-def test_not_a_number_is_missing_alone() -> None:
-    raw = np.full((3, 2, 2), 0.1, np.float32)
-    raw[0, 0, 0], raw[1, 1, 1] = np.nan, np.inf
-    np.testing.assert_array_equal(has_data(raw, np.full((3, 2, 2), 255, np.uint8)), [[False, True], [True, False]])
-
-
-def test_signed_numbers_saturate_at_their_own_maximum() -> None:
-    raw = np.array([32767, 500], np.int16).reshape(1, 1, 2)
+@pytest.mark.parametrize(
+    ("values", "dtype"), [([np.nan, 0.1], np.float32), ([np.inf, 0.1], np.float32), ([32767, 500], np.int16)]
+)
+def test_what_is_no_number_or_saturated_is_missing(values: list[float], dtype: type) -> None:
+    raw = np.array(values, dtype).reshape(1, 1, 2)
     np.testing.assert_array_equal(has_data(raw, np.full((1, 1, 2), 255, np.uint8)), [[False, True]])
 
 
@@ -51,54 +43,34 @@ def test_grow_reaches_its_radius(height: int, width: int, radius: int, seed: int
 
 
 def test_clouds_by_class_grow_but_missing_pixels_do_not() -> None:
-    classes = np.full((30, 30), 4, np.uint8)
+    classes = np.resize(np.array([2, 4, 5, 6, 7, 11], np.uint8), (30, 30))  # which stay
     classes[10, 10], classes[25, 25] = 9, 0
-    found = cloudy_classes(classes)
-    side = 2 * CLOUD_MARGIN + 1
-    assert found.sum() == side * side + 1
-    assert found[10, 10]
-    assert found[25, 25]
+    bright, data = np.full((3, 30, 30), 0.9, np.float32), np.ones((30, 30), bool)
+    found = cloud_free(bright, data, classes, bands=RGB) == NOTHING
+    assert found.sum() == (2 * CLOUD_MARGIN + 1) ** 2 + 1 and found[10, 10] and found[25, 25]
 
 
-@pytest.mark.parametrize("number", [2, 4, 5, 6, 7, 11])
-def test_classes_that_stay(number: int) -> None:
-    assert not cloudy_classes(np.full((4, 4), number, np.uint8)).any()
-
-
-def colours(red: float, green: float, blue: float, *, size: int, side: int = 40) -> np.ndarray:
-    """Dark ground with a square of a colour in the middle."""
-    image = np.full((3, side, side), 0.05, np.float32)
-    low = side // 2 - size // 2
-    image[:, low : low + size, low : low + size] = np.array([red, green, blue]).reshape(3, 1, 1)
-    return image
-
-
-EVERYWHERE = np.ones((40, 40), bool)
-
-
-def by_brightness(image: np.ndarray, data: Mask) -> Mask:
-    return cloudy_brightness(image[0], image[2], data)
-
-
-def test_a_bright_white_patch_is_a_cloud_with_a_margin() -> None:
-    found = by_brightness(colours(0.5, 0.5, 0.5, size=12), EVERYWHERE)
-    assert found.sum() == (12 + 2 * BRIGHT_MARGIN) ** 2
+def by_brightness(colour: tuple[float, float, float], *, size: int, data: Mask = EVERYWHERE) -> Mask:
+    """What is cloud on dark ground with a square of a colour in the middle."""
+    image = np.full((3, 40, 40), 0.05, np.float32)
+    low = 20 - size // 2
+    image[:, low : low + size, low : low + size] = np.array(colour).reshape(3, 1, 1)
+    assert (cloud_free(image, data, None, bands=("B05", "B06", "B07")) != DOUBTFUL).all()  # which tell nothing
+    return cloud_free(image, data, None, bands=RGB) == DOUBTFUL
 
 
 @pytest.mark.parametrize(
-    ("what", "image"),
-    [
-        ("a roof", colours(0.5, 0.5, 0.5, size=4)),
-        ("sand", colours(0.45, 0.35, 0.25, size=20)),
-        ("a field", colours(0.12, 0.1, 0.08, size=20)),
-    ],
-)
-def test_no_cloud(what: str, image: np.ndarray) -> None:
-    assert not by_brightness(image, EVERYWHERE).any(), what
+    ("colour", "size", "side"),
+    [((0.5, 0.5, 0.5), 12, 12 + 2 * BRIGHT_MARGIN), ((0.5, 0.5, 0.5), 4, 0), ((0.45, 0.35, 0.25), 20, 0),
+     ((0.12, 0.1, 0.08), 20, 0)],
+    ids=["cloud", "roof", "sand", "field"],
+)  # fmt: skip
+def test_what_is_bright_white_and_large_is_a_cloud(colour: tuple[float, float, float], size: int, side: int) -> None:
+    assert by_brightness(colour, size=size).sum() == side**2
 
 
 def test_a_cloud_at_the_edge_of_the_data_is_found_and_the_edge_is_none() -> None:
-    image, data = colours(0.5, 0.5, 0.5, size=40), EVERYWHERE.copy()
+    data = EVERYWHERE.copy()
     data[:, 3:] = False
-    assert by_brightness(image, data)[:, :3].all()
-    assert not by_brightness((image * 0.1).astype(np.float32), data).any()
+    assert by_brightness((0.5, 0.5, 0.5), size=40, data=data)[:, :3].all()
+    assert not by_brightness((0.05, 0.05, 0.05), size=40, data=data).any()
