@@ -13,7 +13,7 @@ LOSSES = {"l1": l1, "l2": l2, "l1_shift": l1_shift}
 
 
 class BackboneTask(Task):
-    """A backbone learns the matched high-resolution image."""
+    """A backbone learns the matched high-resolution image; a head beside it, where there is one, its error's scale."""
 
     def __init__(self, backbone: Backbone, *, loss_type: str, scale_head: LaplaceHead | None = None) -> None:
         super().__init__()
@@ -35,9 +35,7 @@ class BackboneTask(Task):
         self, series: Series, *, noise: Noise, samples: int = 1, preview: bool = False, callback: Callback | None = None
     ) -> Result:
         prediction = self.model(series)
-        deviation = None
-        if self.scale_head is not None:
-            deviation = laplace_deviation(self.scale_head(prediction, series.base))
+        deviation = laplace_deviation(self.scale_head(prediction, series.base)) if self.scale_head else None
         return Result(sr=prediction.sr.float().clamp(-1, 1), deviation=deviation, attention=prediction.attention)
 
     def halo(self, num_dates: int) -> int:

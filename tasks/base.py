@@ -84,34 +84,31 @@ def series_of(batch: Batch) -> Series:
 
 
 def blank_batch(
-    *,
-    size: int,
-    num_dates: int,
-    scale: int,
-    channels: int = 3,
-    samples: int = 1,
-    device: torch.device | str = "cpu",
+    *, size: int, num_dates: int, scale: int, channels: int = 3, samples: int = 1, device: torch.device | str = "cpu"
 ) -> Batch:
     """A batch without content, of series of ``num_dates`` views of ``size`` pixels: for trials of a task."""
-    fine = size * scale
-    with torch.device(device):
-        return Batch(
-            lr=torch.zeros(samples, num_dates, channels, size, size),
-            dates=torch.arange(num_dates).float().expand(samples, num_dates),
-            mask=torch.ones(samples, num_dates, dtype=torch.bool),
-            base=torch.zeros(samples, channels, fine, fine),
-            hr=torch.zeros(samples, channels, fine, fine),
-            keys=list(range(samples)),
-            indices=torch.arange(samples),
-            near=torch.zeros(samples, dtype=torch.int64),
-        )
+    fine = torch.zeros(samples, channels, size * scale, size * scale, device=device)
+    return Batch(
+        lr=torch.zeros(samples, num_dates, channels, size, size, device=device),
+        dates=torch.arange(num_dates, device=device).float().expand(samples, num_dates),
+        mask=torch.ones(samples, num_dates, dtype=torch.bool, device=device),
+        base=fine,
+        hr=fine.clone(),
+        keys=list(range(samples)),
+        indices=torch.arange(samples, device=device),
+        near=torch.zeros(samples, dtype=torch.int64, device=device),
+    )
+
+
+def blank_loss(task: Task, batch: Batch) -> Tensor:
+    """The task's loss of such a batch."""
+    return torch.stack(list(task(batch, RandomKey(0, 0, batch.indices)).values())).sum()
 
 
 def sampling_noise(keys: Tensor, *, seed: int, samples: int) -> Noise:
     """Noise as a function of (seed, image key, sample, time), whatever the batch. keys: (B,)."""
-    image = keys.repeat_interleave(samples)  # (B * samples,)
-    sample = torch.arange(samples, device=keys.device).repeat(len(keys))
-    sources = bits(Stream.START, image, sample)
+    sample = torch.arange(samples, device=keys.device).repeat(len(keys))  # (B * samples,)
+    sources = bits(Stream.START, keys.repeat_interleave(samples), sample)
 
     def noise(time: int, shape: torch.Size) -> Tensor:
         return normal_images(Stream.START, sources, _SAMPLING, seed, time, shape=shape[1:])

@@ -21,7 +21,7 @@ from tasks.backbone import LOSSES, BackboneTask
 from tasks.base import StepDecay, Task
 from tasks.srdiff import SRDiffTask
 from utils.checkpoint import read
-from utils.config.settings import Diffusion, Model, Settings
+from utils.config.settings import Data, Diffusion, Model, Settings
 from utils.distributed import explain_out_of_memory
 from utils.errors import ConfigError
 from utils.geo.bands import RGB
@@ -64,69 +64,58 @@ BACKBONES: dict[str, BackboneEntry] = {
 
 def check(settings: Settings) -> None:
     """What can be wrong with a configuration as a whole. Raises ConfigError."""
-    name = settings.model.trainer_cls
+    name, stated = settings.model.trainer_cls, settings.evaluation
     if name not in TASKS:
         raise ConfigError(f"trainer_cls must be one of {', '.join(TASKS)}, not {name!r}")
     conditioned = TASKS[name].conditioned
-    if Path(settings.evaluation.gen_dir_name).name != settings.evaluation.gen_dir_name:
-        raise ConfigError(f"gen_dir_name must be the end of a folder's name, not {settings.evaluation.gen_dir_name!r}")
+    if Path(stated.gen_dir_name).name != stated.gen_dir_name:
+        raise ConfigError(f"gen_dir_name must be the end of a folder's name, not {stated.gen_dir_name!r}")
     if settings.data.sr_scale not in (2, 4, 8):
         raise ConfigError(f"sr_scale must be 2, 4 or 8, not {settings.data.sr_scale}")
     if not conditioned and settings.training.loss_type not in LOSSES:
-        raise ConfigError(
-            f"loss_type of {name} must be one of {', '.join(LOSSES)}, not {settings.training.loss_type!r}"
-        )
+        raise ConfigError(f"loss_type of {name} must be one of {', '.join(LOSSES)}, not {settings.training.loss_type}")
     if conditioned and settings.model.uncertainty != "none":
         raise ConfigError("uncertainty goes with backbones: srdiff's samples differ by theirs (samples=8, say)")
     backbone = settings.backbone.trainer_cls if settings.backbone else settings.diffusion.conditioner
     entry = BACKBONES.get(backbone if conditioned else name)
-    series = entry.series if entry else None
-    stated = settings.evaluation
-    for key, value, implied in (
-        ("misr", stated.misr, series),
-        ("test_diff", stated.test_diff, conditioned),
-        ("train_diffsr", stated.train_diffsr, conditioned),
-    ):
-        if value is not None and implied is not None and value != implied:
-            raise ConfigError(f"{key} is {value}, but trainer_cls {name} means {implied}: leave it out")
-
-
-def build_backbone(model: Model, *, scale: int, channels: int) -> Backbone:
-    """Raises ConfigError for an unknown name or sizes that don't fit each other."""
-    if model.trainer_cls not in BACKBONES:
-        raise ConfigError(f"{model.trainer_cls!r} is no backbone; known: {', '.join(BACKBONES)}")
-    entry = BACKBONES[model.trainer_cls]
-    options = {KEYWORDS.get(key, key): getattr(model, key) for key in entry.keys}
-    try:
-        return entry.network(scale=scale, channels=channels, **options)
-    except ValueError as error:
-        raise ConfigError(f"{model.trainer_cls}: {error}") from None
+    implied = {"misr": entry.series if entry else None, "test_diff": conditioned, "train_diffsr": conditioned}
+    for key, meant in implied.items():
+        value = getattr(stated, key)
+        if value is not None and meant is not None and value != meant:
+            raise ConfigError(f"{key} is {value}, but trainer_cls {name} means {meant}: leave it out")
 
 
 def build_task(settings: Settings) -> Task:
     """The task that a configuration describes, as it starts.
 
-    Raises:
-        ConfigError: a name, or sizes that don't fit each other.
-        TrainingError: there is not enough memory.
+    Raises ConfigError for sizes that don't fit each other, TrainingError where memory doesn't suffice.
     """
     check(settings)
-    name, training = settings.model.trainer_cls, settings.training
+    entry, training = TASKS[settings.model.trainer_cls], settings.training
     with explain_out_of_memory("hidden_size", settings.model.hidden_size, device=torch.device("cpu")):
-        task = TASKS[name].build(settings)
+        try:
+            task = entry.build(settings)
+        except ValueError as error:
+            raise ConfigError(f"{settings.model.trainer_cls}: {error}") from None
     task.channels = len(settings.data.known_bands)
-    published = TASKS[name].decay
-    task.decay = StepDecay(
-        training.decay_steps or published.decay_steps, training.decay_factor or published.decay_factor
-    )
+    steps, factor = entry.decay
+    task.decay = StepDecay(training.decay_steps or steps, training.decay_factor or factor)
     return task
 
 
+def build_backbone(model: Model, data: Data) -> Backbone:
+    """Raises ConfigError for an unknown name, ValueError for sizes that don't fit each other."""
+    if model.trainer_cls not in BACKBONES:
+        raise ConfigError(f"{model.trainer_cls!r} is no backbone; known: {', '.join(BACKBONES)}")
+    entry = BACKBONES[model.trainer_cls]
+    options = {KEYWORDS.get(key, key): getattr(model, key) for key in entry.keys}
+    return entry.network(scale=data.sr_scale, channels=len(data.known_bands), **options)
+
+
 def _backbone_task(settings: Settings) -> Task:
-    channels = len(settings.data.known_bands)
-    backbone = build_backbone(settings.model, scale=settings.data.sr_scale, channels=channels)
-    head = None
+    backbone, head = build_backbone(settings.model, settings.data), None
     if settings.model.uncertainty == "laplace":
+        channels = len(settings.data.known_bands)
         head = LaplaceHead(features=backbone.feature_channels, channels=channels, scale=backbone.scale)
     return BackboneTask(backbone, loss_type=settings.training.loss_type, scale_head=head)
 
@@ -134,17 +123,37 @@ def _backbone_task(settings: Settings) -> Task:
 def _srdiff_task(settings: Settings) -> Task:
     if settings.backbone is None:
         raise ConfigError("srdiff needs its conditioner: --hparams rrdb_ckpt=FOLDER, or conditioner=none")
-    channels = len(settings.data.known_bands)
-    backbone = build_backbone(settings.backbone, scale=settings.data.sr_scale, channels=channels)
-    perceptual = perceptual_loss(settings.diffusion)
-    if perceptual is not None and settings.data.known_bands != RGB:
-        raise ConfigError("aux_percep_loss sees red, green, blue alone: leave it out for other bands")
-    return SRDiffTask(
-        build_srdiff(settings, backbone),
-        diffusion=settings.diffusion,
-        loss_type=settings.training.loss_type,
-        perceptual=perceptual,
+    diffusion, width = settings.diffusion, settings.model.hidden_size
+    backbone = build_backbone(settings.backbone, settings.data)
+    multiples = [int(part) for part in diffusion.unet_dim_mults.split("|")]
+    if not all(1 <= multiple <= 64 for multiple in multiples) or len(multiples) > 16:
+        raise ConfigError(f"unet_dim_mults must be up to 16 numbers of 1 to 64, not {diffusion.unet_dim_mults}")
+    if width % 2 or width < 4:
+        raise ConfigError(f"hidden_size of srdiff must be even, at least 4, not {width}")
+    unet = UNet(
+        channels=len(settings.data.known_bands),
+        dim=width,
+        dim_mults=multiples,
+        cond_channels=backbone.feature_channels,
+        scale=settings.data.sr_scale,
+        use_attn=diffusion.use_attn,
+        up_input=diffusion.up_input,
+        use_wn=diffusion.use_wn,
+        weight_init=diffusion.weight_init,
+        step_input=diffusion.shortcut,
     )
+    model = SRDiff(
+        denoise_fn=unet,
+        backbone=backbone,
+        path=_noise_path(diffusion),
+        residual=diffusion.res,
+        residual_rescale=diffusion.res_rescale,
+        clip_input=diffusion.clip_input,
+        base=diffusion.flow_base,
+        fix_backbone=diffusion.fix_rrdb,
+    )
+    loss_type, perceptual = settings.training.loss_type, _perceptual_loss(settings)
+    return SRDiffTask(model, diffusion=diffusion, loss_type=loss_type, perceptual=perceptual)
 
 
 class TaskEntry(NamedTuple):
@@ -166,47 +175,11 @@ def is_conditioned(settings: Settings) -> bool:
     return settings.model.trainer_cls in TASKS and TASKS[settings.model.trainer_cls].conditioned
 
 
-def build_srdiff(settings: Settings, backbone: Backbone) -> SRDiff:
-    diffusion = settings.diffusion
-    try:
-        multiples = [int(part) for part in diffusion.unet_dim_mults.split("|")]
-        if not all(1 <= multiple <= 64 for multiple in multiples) or len(multiples) > 16:
-            raise ValueError(f"unet_dim_mults must be up to 16 numbers of 1 to 64, not {diffusion.unet_dim_mults}")
-        if settings.model.hidden_size % 2 or settings.model.hidden_size < 4:
-            raise ValueError(f"hidden_size must be even, at least 4, not {settings.model.hidden_size}")
-        denoise_fn = UNet(
-            channels=len(settings.data.known_bands),
-            dim=settings.model.hidden_size,
-            dim_mults=multiples,
-            cond_channels=backbone.feature_channels,
-            scale=settings.data.sr_scale,
-            use_attn=diffusion.use_attn,
-            up_input=diffusion.up_input,
-            use_wn=diffusion.use_wn,
-            weight_init=diffusion.weight_init,
-            step_input=diffusion.shortcut,
-        )
-        path = build_path(diffusion)
-    except ValueError as error:
-        raise ConfigError(f"srdiff: {error}") from None
-    return SRDiff(
-        denoise_fn=denoise_fn,
-        backbone=backbone,
-        path=path,
-        residual=diffusion.res,
-        residual_rescale=diffusion.res_rescale,
-        clip_input=diffusion.clip_input,
-        base=diffusion.flow_base,
-        fix_backbone=diffusion.fix_rrdb,
-    )
-
-
-def build_path(diffusion: Diffusion) -> NoisePath:
-    """Raises ValueError where keys of one process are given for another."""
+def _noise_path(diffusion: Diffusion) -> NoisePath:
     if diffusion.process == "flow":
         return StraightFlow(diffusion.timesteps, source_std=diffusion.source_std)
     if diffusion.shortcut or diffusion.source_std != 1:
-        raise ValueError("shortcut and source_std go with process flow")
+        raise ConfigError("shortcut and source_std go with process flow")
     if diffusion.beta_schedule == "cosine":
         return Schedule.cosine(diffusion.timesteps, s=diffusion.beta_s)
     last_beta = 0.999 if diffusion.res else None
@@ -228,10 +201,13 @@ def conditioner_without_weights(settings: Settings) -> Model:
     return model
 
 
-def perceptual_loss(diffusion: Diffusion) -> PerceptualLoss | None:
-    """The VGG-19 loss, where it is asked for. Raises ConfigError where its weights are not named or not whole."""
+def _perceptual_loss(settings: Settings) -> PerceptualLoss | None:
+    """The VGG-19 loss, where it is asked for."""
+    diffusion = settings.diffusion
     if diffusion.fix_rrdb or not diffusion.aux_percep_loss:
         return None
+    if settings.data.known_bands != RGB:
+        raise ConfigError("aux_percep_loss sees red, green, blue alone: leave it out for other bands")
     if not diffusion.vgg_weights:
         raise ConfigError("aux_percep_loss needs vgg_weights: the state dict of VGG-19 as torchvision publishes it")
     try:

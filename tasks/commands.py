@@ -13,14 +13,14 @@ from tasks.base import Task
 from tasks.build import build_task
 from tasks.evaluation.evaluate import VALIDATION_FIGURES, Validation, evaluate
 from tasks.evaluation.results import Evaluated
-from tasks.experiment import PACKAGED, STARTER, Experiment, locked, move_aside, open_experiment, record
+from tasks.experiment import PACKAGED, STARTER, Experiment, locked, move_aside, open_experiment, record, with_bands
 from tasks.super_resolver import SuperResolver
 from tasks.training.state import TrainState, decided
 from utils.checkpoint import EXPORTED, EXPORTED_FILE, Saved, load_matching, load_weights
 from utils.config.settings import Settings
 from utils.dataloader import BreizhSRDataset
 from utils.distributed import World, explain_out_of_memory
-from utils.errors import CheckpointError, ConfigError, DataError, UserError
+from utils.errors import CheckpointError, ConfigError, DataError
 from utils.geo.bands import RGB, listed
 from utils.metrics.lpips import load_lpips
 from utils.randomness import Stream, seed_of
@@ -29,32 +29,23 @@ logger = logging.getLogger(__name__)
 
 
 def _open(options: argparse.Namespace) -> Experiment:
-    return open_experiment(
-        config=options.config,
-        name=options.exp_name,
-        hparams=options.hparams,
-        reset=options.reset,
-        ckpt=options.ckpt,
-    )
+    wanted = {key: getattr(options, key) for key in ("config", "hparams", "reset", "ckpt")}
+    return open_experiment(name=options.exp_name, **wanted)
 
 
 def use_starter(options: argparse.Namespace) -> None:
     """Let the options name the model that comes with the project."""
     if options.config is not None or options.ckpt is not None or not (options.predict or options.infer):
-        raise ConfigError(
-            "--starter goes with --predict or --infer, without --config and --ckpt; to train on from it, give a "
-            f"configuration and --hparams init_from={STARTER}"
-        )
+        other = f"to train on from it, give a configuration and --hparams init_from={STARTER}"
+        raise ConfigError(f"--starter goes with --predict or --infer, without --config and --ckpt; {other}")
     options.config = PACKAGED / STARTER / EXPORTED_FILE
     options.exp_name = options.exp_name or STARTER
 
 
 def dataset(settings: Settings, split: str) -> BreizhSRDataset:
     """A split of the configured data set. Raises ConfigError where it is not named or has another scale."""
-    data = settings.data
-    given = os.environ.get("BREIZHSR_ROOT", "")
-    roots = data.data_root or ((given,) if given else ())
-    if not roots:
+    data, roots = settings.data, settings.data.data_root or (os.environ.get("BREIZHSR_ROOT", ""),)
+    if not any(roots):
         raise ConfigError("no data: set the hparam data_root or the environment variable BREIZHSR_ROOT")
     opened = BreizhSRDataset(
         roots,
@@ -65,22 +56,10 @@ def dataset(settings: Settings, split: str) -> BreizhSRDataset:
         target_offset_days=data.target_offset_days,
     )
     if opened.scale != data.sr_scale:
-        raise ConfigError(
-            f"sr_scale is {data.sr_scale}, but {roots[0]} holds truths {opened.scale} times as fine as the input"
-        )
+        raise ConfigError(f"sr_scale is {data.sr_scale}, but the truths of {roots[0]} are {opened.scale} times as fine")
     if data.bands and opened.bands != data.bands:
         raise DataError(f"{roots[0]} holds {listed(opened.bands)}, the model is for {listed(data.bands)}")
     return opened
-
-
-def with_bands(experiment: Experiment) -> Experiment:
-    """A new training is for the bands of its data, where its configuration names none."""
-    settings = experiment.settings
-    if experiment.saved is None and not settings.data.bands:
-        with contextlib.suppress(UserError):  # said where the data is needed
-            bands = dataset(settings, "train").bands
-            return replace(experiment, settings=replace(settings, data=replace(settings.data, bands=bands)))
-    return experiment
 
 
 # Training
@@ -88,7 +67,7 @@ def with_bands(experiment: Experiment) -> Experiment:
 
 def train(options: argparse.Namespace, world: World) -> None:
     """Start or resume a training run."""
-    from tasks.training.loop import CheckpointManager, fit  # late, as what others need: tensorboard, flops, rasterio
+    from tasks.training.loop import fit  # late, as what others need: tensorboard, flops, rasterio
 
     if options.ckpt or options.limit or options.split != "test":
         raise ConfigError("--ckpt, --limit and --split go with --infer")
@@ -106,69 +85,58 @@ def train(options: argparse.Namespace, world: World) -> None:
     with locked(experiment.folder) if world.is_main else contextlib.nullcontext():
         if not options.reset and world.any(experiment.is_outdated):
             experiment = _open(options)
-        experiment = with_bands(experiment)
-        settings = experiment.settings
+        data = dataset(experiment.settings, "train")
+        settings = with_bands(experiment.settings, data.bands)  # a new training is for the bands of its data
         torch.manual_seed(seed_of(Stream.START, training.seed))  # initial weights
         task = build_task(settings)
         if not task.trainable():
             raise ConfigError(f"{settings.model.trainer_cls} has nothing to train: use --infer")
-        train_data = dataset(settings, "train")
-        for source in (experiment.conditioner, experiment.init_from):
-            if source is not None:
-                check_normalisation(source, train_data)
-        if experiment.saved is not None:
-            check_bands(experiment.saved, train_data)
-        load_start(task, experiment)
+        load_start(task, experiment, data)
         with explain_out_of_memory("batch_size", training.batch_size, device=world.device):
-            settings = decided(settings, task, lr_size=train_data.lr_size, world=world)
+            settings = decided(settings, task, lr_size=data.lr_size, world=world)
         validation = _validation(task, settings, world)
         if world.is_main:
             record(replace(experiment, settings=settings))
-        state = TrainState(task, settings, data=train_data, world=world)
-        manager = CheckpointManager(experiment.folder, settings.training, world=world)
-        if experiment.saved is not None:
-            manager.resume(state, experiment.saved)
-        fit(state, manager, name=experiment.name, validate=validation.run if validation else None)
+        state = TrainState(task, settings, data=data, world=world)
+        validate = validation.run if validation else None
+        fit(state, experiment.folder, name=experiment.name, saved=experiment.saved, validate=validate)
 
 
 def describe(options: argparse.Namespace, world: World) -> None:
     """Print what would be trained."""
     from tasks.training.summary import task_summary
 
-    settings = with_bands(_open(options)).settings
-    task = build_task(settings)
-    size = None
+    settings, size = _open(options).settings, None
     if settings.data.data_root or os.environ.get("BREIZHSR_ROOT"):
-        size = dataset(settings, "train").lr_size
+        data = dataset(settings, "train")
+        settings, size = with_bands(settings, data.bands), data.lr_size
     else:
         logger.warning("no data is configured (data_root): the size of BreizhSR's patches is assumed")
+    task = build_task(settings)
     if world.is_main:
         sys.stdout.write(task_summary(task, settings, world, lr_size=size))
 
 
-def load_start(task: Task, experiment: Experiment) -> None:
+def load_start(task: Task, experiment: Experiment, data: BreizhSRDataset) -> None:
     """Give a new task the weights that it starts from: its conditioner's, then those of ``init_from`` that fit."""
+    for source in (experiment.conditioner, experiment.init_from):
+        if source is not None:
+            check_normalisation(source, data)
     if experiment.conditioner is not None and task.conditioner is not None:
-        logger.info("conditioner: %s", loaded(task.conditioner, experiment.conditioner))
-    if experiment.init_from is not None:
-        saved = experiment.init_from
+        logger.info("conditioner: %s", _loaded(task.conditioner, experiment.conditioner))
+    if saved := experiment.init_from:
         fitting, fresh, unused = load_matching(task.model, saved.state)
         if not fitting:
             raise CheckpointError(f"init_from {saved.path}: none of its {len(unused)} tensors fits this model")
-        logger.info(
-            "init_from %s: %d tensors loaded; new: %s; not used: %s",
-            saved.path,
-            len(fitting),
-            _names(fresh),
-            _names(unused),
-        )
+        said = f"{len(fitting)} tensors loaded; new: {_names(fresh)}; not used: {_names(unused)}"
+        logger.info("init_from %s: %s", saved.path, said)
 
 
 def _names(names: list[str]) -> str:
     return f"{len(names)} ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})" if names else "none"
 
 
-def loaded(model: torch.nn.Module, saved: Saved) -> str:
+def _loaded(model: torch.nn.Module, saved: Saved) -> str:
     """Load a saved model; what was loaded, in one line."""
     line = load_weights(model, saved.state, source=saved.path)
     return f"{line}, step {saved.global_step}{', averaged weights' if saved.averaged else ''}"
@@ -177,11 +145,10 @@ def loaded(model: torch.nn.Module, saved: Saved) -> str:
 def _validation(task: Task, settings: Settings, world: World) -> Validation | None:
     try:
         split = dataset(settings, "val")
+        if not len(split):
+            raise DataError("its split is empty")
     except DataError as error:
         logger.warning("no validation: %s", error)
-        return None
-    if not len(split):
-        logger.warning("no validation: its split is empty")
         return None
     if task.is_stochastic:
         steps = min(settings.diffusion.val_sampler_steps, settings.diffusion.timesteps)
@@ -189,18 +156,40 @@ def _validation(task: Task, settings: Settings, world: World) -> Validation | No
     return Validation(split, settings=settings, world=world)
 
 
-# Evaluation
+# With a trained model
+
+
+def trained_task(experiment: Experiment) -> Task:
+    """The experiment's task with trained weights, where there is anything to train. Raises CheckpointError."""
+    task = build_task(experiment.settings)
+    if list(task.model.parameters()):
+        if experiment.saved is None:
+            raise CheckpointError(f"{experiment.folder} holds no checkpoint: train it first, or give --ckpt")
+        logger.info("model: %s", _loaded(task.model, experiment.saved))
+    return task
+
+
+def check_normalisation(saved: Saved, data: BreizhSRDataset) -> None:
+    """A model sees reflectance through the maxima that it was trained with, of the bands that it was trained on."""
+    bands, maxima = tuple(saved.content.get("bands", RGB)), saved.content.get("maxima")
+    if bands != data.bands:
+        raise DataError(
+            f"{saved.path} was trained on {listed(bands)}, the data has {listed(data.bands)}: "
+            f"prepare it with `preprocess_data.py --bands {','.join(bands)}`"
+        )
+    if maxima is not None and list(maxima) != list(data.maxima):
+        raise DataError(
+            f"{saved.path} was trained with normalisation {list(maxima)}, but the data was prepared with "
+            f"{list(data.maxima)}: prepare it with `preprocess_data.py --maxima {' '.join(map(str, maxima))}`"
+        )
 
 
 def infer(options: argparse.Namespace, world: World) -> None:
     """Evaluate a split of the data with a trained model."""
-    if options.reset or options.dry_run:
-        raise ConfigError("--reset and --dry_run go with training, not with --infer")
     if options.limit is not None and options.limit < 1:
         raise ConfigError(f"--limit must be at least 1, not {options.limit}")
     experiment = _open(options)
-    task, saved = trained_task(experiment), experiment.saved
-    settings = experiment.settings
+    task, saved, settings = trained_task(experiment), experiment.saved, experiment.settings
     split = dataset(settings, options.split)
     if saved is not None:
         check_normalisation(saved, split)
@@ -210,7 +199,7 @@ def infer(options: argparse.Namespace, world: World) -> None:
         folder=experiment.folder,
         checkpoint=str(saved.path) if saved else "",
         global_step=saved.global_step if saved else 0,
-        averaged=bool(saved and saved.averaged),
+        averaged=saved.averaged if saved else False,
         split=options.split,
         bands=split.bands,
     )
@@ -226,70 +215,32 @@ def infer(options: argparse.Namespace, world: World) -> None:
             calibration=saved.content.get("calibration") if saved else None,
         )
     if summary is not None:
-        sys.stdout.write(metrics_text({"bicubic": summary["bicubic"], experiment.name: summary["metrics"]}))
-        sys.stdout.write(
-            f"pictures: {experiment.folder / 'comparison.png'}\nreport: {experiment.folder / 'report.html'}\n"
-        )
+        folder = experiment.folder
+        sys.stdout.write(_metrics_text({"bicubic": summary["bicubic"], experiment.name: summary["metrics"]}))
+        sys.stdout.write(f"pictures: {folder / 'comparison.png'}\nreport: {folder / 'report.html'}\n")
 
 
-# Whole scenes
+def _metrics_text(columns: dict[str, dict[str, dict[str, float | None]]]) -> str:
+    """Mean metrics as text: a row a model."""
+    names, width = ("psnr", "ssim", "lpips", "mae", "shift_mae"), max(map(len, columns))
+    text = " " * width + "".join(f"{name:>11}" for name in names) + "\n"
+    for title, figures in columns.items():
+        means = [figures.get(name, {}).get("mean") for name in names]
+        cells = ["-" if mean is None else f"{mean:.4f}" for mean in means]
+        text += f"{title:<{width}}" + "".join(f"{cell:>11}" for cell in cells) + "\n"
+    return text
 
 
 def predict(options: argparse.Namespace, world: World) -> None:
     """Super-resolve rasters into one georeferenced image."""
     from tasks.scenes.predict import predict_from_options
 
-    if options.infer or options.reset or options.dry_run:
-        raise ConfigError("--predict goes without --infer, --reset and --dry_run")
     experiment = _open(options)
-    task, saved = trained_task(experiment), experiment.saved
+    task, saved, settings = trained_task(experiment), experiment.saved, experiment.settings
     maxima, bands = (saved.content.get(key) if saved else None for key in ("maxima", "bands"))
     factors = saved.factors if saved else None
-    predictor = SuperResolver(task, experiment.settings, maxima=maxima, bands=bands, world=world, calibration=factors)
+    predictor = SuperResolver(task, settings, maxima=maxima, bands=bands, world=world, calibration=factors)
     source = f"{saved.path.name} of {experiment.name}, step {saved.global_step}" if saved else experiment.name
-    maps = predict_from_options(options, predictor, world, checkpoint=source, seed=experiment.settings.training.seed)
+    maps = predict_from_options(options, predictor, world, checkpoint=source, seed=settings.training.seed)
     if world.is_main:
         sys.stdout.write("".join(f"{path}\n" for path in maps))
-
-
-def trained_task(experiment: Experiment) -> Task:
-    """The experiment's task with trained weights, where there is anything to train. Raises CheckpointError."""
-    task = build_task(experiment.settings)
-    if list(task.model.parameters()):
-        if experiment.saved is None:
-            raise CheckpointError(
-                f"{experiment.folder} holds no checkpoint: train the experiment first, or give --ckpt"
-            )
-        logger.info("model: %s", loaded(task.model, experiment.saved))
-    return task
-
-
-def check_bands(saved: Saved, data: BreizhSRDataset) -> None:
-    bands = tuple(saved.content.get("bands", RGB))
-    if bands != data.bands:
-        raise DataError(
-            f"{saved.path} was trained on {listed(bands)}, the data has {listed(data.bands)}: "
-            f"prepare it with `preprocess_data.py --bands {','.join(bands)}`"
-        )
-
-
-def check_normalisation(saved: Saved, data: BreizhSRDataset) -> None:
-    """A model sees reflectance through the maxima that it was trained with, of the bands that it was trained on."""
-    check_bands(saved, data)
-    maxima = saved.content.get("maxima")
-    if maxima is not None and list(maxima) != list(data.maxima):
-        raise DataError(
-            f"{saved.path} was trained with normalisation {list(maxima)}, but the data was prepared with "
-            f"{list(data.maxima)}: prepare it with `preprocess_data.py --maxima {' '.join(map(str, maxima))}`"
-        )
-
-
-def metrics_text(columns: dict[str, dict[str, dict[str, float | None]]]) -> str:
-    """Mean metrics as text: a row a model."""
-    names = ("psnr", "ssim", "lpips", "mae", "shift_mae")
-    width = max(map(len, columns))
-    lines = [" " * width + "".join(f"{name:>11}" for name in names)]
-    for title, figures in columns.items():
-        cells = [figures.get(name, {}).get("mean") for name in names]
-        lines.append(f"{title:<{width}}" + "".join(f"{'-' if cell is None else f'{cell:.4f}':>11}" for cell in cells))
-    return "\n".join(lines) + "\n"

@@ -11,7 +11,7 @@ from models.diffusion import SHORTCUTS, LossType, SRDiff
 from models.samplers import Callback, Noise, Sampler, ddim, ddpm, dpmpp_2m, midpoint
 from models.schedule import Path, Spacing
 from models.series import Backbone, Series
-from tasks.base import RandomKey, Result, Task, series_of
+from tasks.base import RandomKey, Result, Task
 from tasks.receptive_field import sampling_radius
 from utils.config.settings import Diffusion
 from utils.dataloader import Batch
@@ -22,40 +22,7 @@ SAMPLERS = {"ddpm": ddpm, "dpmpp_2m": dpmpp_2m, "midpoint": midpoint}  # ddim be
 # Steps are wanted where the image changes, near t = 0; ddim's errors grow there. Measured: benchmarks/quality.py.
 BEST_SPACING: dict[str, Spacing] = {"ddpm": "superlinear", "dpmpp_2m": "quadratic"}  # of a diffusion; else linear
 _GOLDEN_RATIO = (math.sqrt(5) - 1) / 2
-_SHORTCUTS = [("ddim", steps) for steps in SHORTCUTS]
-SHORTCUT_SHARE = 4  # one sample of so many learns a shortcut
-
-
-def build_sampler(
-    name: str,
-    *,
-    path: Path,
-    steps: int,
-    spacing: Spacing | Literal["auto"] = "auto",
-    eta: float = 0.0,
-    start: float | None = None,
-) -> Sampler:
-    """A sampler with its times bound.
-
-    Args:
-        steps: network passes an image; 0: as many as there are times.
-        start: the first time; None: the noisiest.
-
-    Raises:
-        ConfigError: the steps don't fit.
-    """
-    auto: Spacing = "linear" if path.is_straight else BEST_SPACING.get(name, "linear")
-    most = path.timesteps if start is None else int(start)
-    passes = 2 if name == "midpoint" else 1  # a step
-    if steps % passes:
-        raise ConfigError(f"sampler_steps: midpoint makes two network passes a step, so {steps} must be even")
-    try:
-        times = path.times(steps // passes or most, auto if spacing == "auto" else spacing, start=start)
-    except ValueError as error:
-        raise ConfigError(f"sampler_steps: {error}") from None
-    if name == "ddim":
-        return functools.partial(ddim, times=times, eta=eta)
-    return functools.partial(SAMPLERS[name], times=times)
+_SHORTCUT_SHARE = 4  # one sample of so many learns a shortcut
 
 
 class SRDiffTask(Task):
@@ -64,12 +31,7 @@ class SRDiffTask(Task):
     is_stochastic = True
 
     def __init__(
-        self,
-        model: SRDiff,
-        *,
-        diffusion: Diffusion,
-        loss_type: LossType,
-        perceptual: nn.Module | None = None,
+        self, model: SRDiff, *, diffusion: Diffusion, loss_type: LossType, perceptual: nn.Module | None = None
     ) -> None:
         super().__init__()
         self.model: SRDiff = model
@@ -84,24 +46,21 @@ class SRDiffTask(Task):
             if self.start >= path.timesteps:
                 raise ConfigError(f"sample_start must be below timesteps {path.timesteps}, not {self.start}")
         self.choose_sampler(
-            diffusion.sampler,
-            steps=diffusion.sampler_steps,
-            spacing=diffusion.sampler_spacing,
-            eta=diffusion.ddim_eta,
+            diffusion.sampler, steps=diffusion.sampler_steps, spacing=diffusion.sampler_spacing, eta=diffusion.ddim_eta
         )
-        self.preview_steps = min(diffusion.val_sampler_steps, path.timesteps)
-        self.preview_sampler = build_sampler(
-            "ddim" if path.is_straight else "ddpm", path=path, steps=self.preview_steps
+        self.preview_sampler = _build_sampler(
+            "ddim" if path.is_straight else "ddpm", path=path, steps=min(diffusion.val_sampler_steps, path.timesteps)
         )
 
     def choose_sampler(
         self, name: str, *, steps: int, spacing: Spacing | Literal["auto"] = "auto", eta: float = 0.0
     ) -> None:
-        """From now on predictions are sampled so; arguments and errors are those of ``build_sampler``."""
+        """From now on predictions are sampled so, with ``steps`` network passes an image, or 0: as many as there are
+        times. Raises ConfigError where these don't fit."""
         path = self.model.path
-        self.sampler = build_sampler(name, path=path, steps=steps, spacing=spacing, eta=eta, start=self.start)
+        self.sampler = _build_sampler(name, path=path, steps=steps, spacing=spacing, eta=eta, start=self.start)
         self.sampler_name, self.sampler_steps = name, steps or path.timesteps
-        is_shortcut = self.shortcut and self.start is None and (name, self.sampler_steps) in _SHORTCUTS
+        is_shortcut = self.shortcut and self.start is None and name == "ddim" and self.sampler_steps in SHORTCUTS
         self.step_size = path.timesteps / self.sampler_steps if is_shortcut else 0.0
 
     @property
@@ -110,12 +69,11 @@ class SRDiffTask(Task):
 
     def forward(self, batch: Batch, key: RandomKey) -> dict[str, Tensor]:
         t, step = self.draw_times(key)
-        noise = normal_images(Stream.NOISE, key.positions, key.seed, key.step, shape=batch.hr.shape[1:])
         return self.model.training_losses(
-            series_of(batch),
+            Series(lr=batch.lr, dates=batch.dates, mask=batch.mask, base=batch.base),
             batch.hr,
             t=t,
-            noise=noise,
+            noise=normal_images(Stream.NOISE, key.positions, key.seed, key.step, shape=batch.hr.shape[1:]),
             step=step,
             loss_type=self.loss_type,
             aux_l1=self.aux_l1,
@@ -136,7 +94,7 @@ class SRDiffTask(Task):
         level = integers(Stream.TIMES, key.seed, key.step, key.positions, 0, high=len(SHORTCUTS))
         count = 2**level  # steps from noise to image
         which = 1 + integers(Stream.TIMES, key.seed, key.step, key.positions, 1, high=count)
-        chosen = key.positions % SHORTCUT_SHARE == 0
+        chosen = key.positions % _SHORTCUT_SHARE == 0
         tau = torch.where(chosen, which / count, tau)
         return (tau * timesteps).float(), torch.where(chosen, timesteps / count, 0).float()
 
@@ -166,3 +124,28 @@ class SRDiffTask(Task):
 
     def compiled_parts(self) -> list[nn.Module]:
         return [self.model.denoise_fn, self.model.rrdb]
+
+
+def _build_sampler(
+    name: str,
+    *,
+    path: Path,
+    steps: int,
+    spacing: Spacing | Literal["auto"] = "auto",
+    eta: float = 0.0,
+    start: float | None = None,
+) -> Sampler:
+    """A sampler with its times bound, from the time ``start``, or else the noisiest."""
+    passes = 2 if name == "midpoint" else 1  # a step
+    if steps % passes:
+        raise ConfigError(f"sampler_steps: midpoint makes two network passes a step, so {steps} must be even")
+    if spacing == "auto":
+        spacing = "linear" if path.is_straight else BEST_SPACING.get(name, "linear")
+    most = path.timesteps if start is None else int(start)
+    try:
+        times = path.times(steps // passes or most, spacing, start=start)
+    except ValueError as error:
+        raise ConfigError(f"sampler_steps: {error}") from None
+    if name == "ddim":
+        return functools.partial(ddim, times=times, eta=eta)
+    return functools.partial(SAMPLERS[name], times=times)

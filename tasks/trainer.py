@@ -31,6 +31,8 @@ def parser() -> Parser:
 def main(options: argparse.Namespace) -> None:
     if not options.starter and (options.config is None or options.exp_name is None):
         raise ConfigError("--config and --exp_name are needed, or --starter with --predict or --infer")
+    if (options.predict or options.infer) and (options.reset or options.dry_run or (options.predict and options.infer)):
+        raise ConfigError("--predict, --infer and training, which --reset and --dry_run are for, go one at a time")
     from tasks import commands  # late: torch takes seconds, and --help needs none of it
     from utils.distributed import world
 

@@ -25,14 +25,7 @@ _SECONDS_IN_FILES = 30  # between status lines where stderr is no terminal
 class TrainingLogger:
     """The logs of an experiment, which a full disk doesn't stop.
 
-    A resumed run keeps what was written up to its first step; what came after its checkpoint is written again.
-
-    Args:
-        start: steps that were made before.
-        final: the step at which training ends.
-
-    Raises:
-        OSError: the folder can't be written.
+    A run resumed after the step ``start`` keeps what was written up to it; ``final`` is where training ends.
     """
 
     def __init__(self, folder: Path, *, name: str, start: int, final: int) -> None:
@@ -41,13 +34,9 @@ class TrainingLogger:
         self.validations = StepTable(folder / "val_res.csv", step=start)
         threading.excepthook = _ignore_full_disk
         self._board: SummaryWriter | None = SummaryWriter(folder / "tensorboard", purge_step=start + 1)
+        shown_every = 0.1 if sys.stderr.isatty() else _SECONDS_IN_FILES
         self._progress = tqdm(
-            total=final,
-            initial=start,
-            desc=name,
-            unit="step",
-            dynamic_ncols=True,
-            mininterval=0.1 if sys.stderr.isatty() else _SECONDS_IN_FILES,
+            total=final, initial=start, desc=name, unit="step", dynamic_ncols=True, mininterval=shown_every
         )
         self._is_full = False
         self._steps, self._since = 0, time.monotonic()
@@ -120,49 +109,41 @@ def _ignore_full_disk(failure: threading.ExceptHookArgs) -> None:
 
 
 class StepTable:
-    """A CSV file (separator ;) with a row for each step and a column for each figure; opened at a step, it keeps the
-    rows up to it."""
+    """A CSV file (separator ;) with a row for each step; opened at a step, it keeps the rows up to it."""
 
     def __init__(self, path: Path, *, step: int) -> None:
         self.path = path
-        self.rows: list[dict[str, str]] = []
-        self._is_whole = False  # whether the file holds all rows
+        self.rows: dict[int, dict[str, str]] = {}  # by step
+        self._is_whole = False  # whether the file holds these rows and no others
         if path.is_file():
             with path.open(newline="", encoding="utf-8", errors="replace") as file:
-                self.rows = [row for row in csv.DictReader(file, delimiter=";") if _step(row) <= step]
-            self._rewrite()
+                rows = csv.DictReader(file, delimiter=";")
+                self.rows = {number: row for row in rows if (number := _step(row)) <= step}
 
     def append(self, step: int, figures: Mapping[str, float]) -> None:
         """Add a row, flushed to the disk. Raises OSError where it is full; the next row brings this one along."""
         row = {"step": str(step), **{name: repr(value) for name, value in figures.items()}}
-        same_columns = bool(self.rows) and list(row) == list(self.rows[0])
-        self.rows.append(row)
-        if not (self._is_whole and same_columns):
-            self._rewrite()
-            return
+        fits = self._is_whole and list(row) == list(next(iter(self.rows.values())))
+        self.rows[step] = row
+        columns = list(row) if fits else list(dict.fromkeys(name for kept in self.rows.values() for name in kept))
+        text = io.StringIO()
+        writer = csv.DictWriter(text, columns, delimiter=";", lineterminator="\n", restval="")
         self._is_whole = False
-        with self.path.open("a", newline="", encoding="utf-8") as file:
-            csv.DictWriter(file, row, delimiter=";", lineterminator="\n").writerow(row)
-            file.flush()
-            os.fsync(file.fileno())
+        if fits:
+            writer.writerow(row)
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(text.getvalue())
+                file.flush()
+                os.fsync(file.fileno())
+        else:
+            writer.writeheader()
+            writer.writerows(self.rows.values())
+            write_text(self.path, text.getvalue())
         self._is_whole = True
 
     def column(self, name: str, *, before: int) -> list[float]:
         """A figure at all steps before one; rows without it are passed over."""
-        return [float(row[name]) for row in self.rows if row.get(name) and _step(row) < before]
-
-    def has(self, step: int) -> bool:
-        return any(_step(row) == step for row in self.rows)
-
-    def _rewrite(self) -> None:
-        columns = list(dict.fromkeys(name for row in self.rows for name in row)) or ["step"]
-        text = io.StringIO()
-        writer = csv.DictWriter(text, columns, delimiter=";", lineterminator="\n", restval="")
-        writer.writeheader()
-        writer.writerows(self.rows)
-        self._is_whole = False
-        write_text(self.path, text.getvalue())
-        self._is_whole = True
+        return [float(row[name]) for step, row in self.rows.items() if row.get(name) and step < before]
 
 
 def _step(row: Mapping[str, str | None]) -> int:

@@ -10,7 +10,6 @@ import torch
 from tasks.base import RandomKey, Task, series_of
 from tasks.build import build_task
 from tasks.srdiff import SRDiffTask
-from tasks.training.optim import adam, learning_rate
 from tests.golden.large import Golden, names
 from utils.checkpoint import load_optimizer, load_weights, read_training
 from utils.config.parse import read_file, settings_from, translate
@@ -66,11 +65,11 @@ def replayed(golden: Golden, name: str, *, dtype: torch.dtype = torch.float32) -
     replay = golden.load(f"{name}/replay.pt")
     task, lr = task_of(golden.path(name), replay["state_dict"])
     task.to(dtype)
-    optimizer = adam(task.trainable(), lr=lr)
+    optimizer = torch.optim.Adam(task.trainable(), lr=lr, fused=True)
     losses, first_gradients = [], {}
     for step in range(len(replay["outputs"]["losses"])):
         for group in optimizer.param_groups:
-            group["lr"] = learning_rate(step, base=lr, decay=task.decay, warmup_steps=0)
+            group["lr"] = lr * task.decay.decay_factor ** (step // task.decay.decay_steps)
         assert optimizer.param_groups[0]["lr"] == pytest.approx(replay["outputs"]["lr_after"][step])
         optimizer.zero_grad()
         loss = losses_of(task, replay, step, dtype=dtype)
@@ -119,7 +118,7 @@ def test_optimiser_state_is_restored(golden: Golden, name: str) -> None:
     path = next(golden.path(name).glob("model_ckpt_steps_*.ckpt"))
     content = read_training(path)
     task, lr = task_of(golden.path(name), content["state_dict"]["model"])
-    optimizer = adam(task.trainable(), lr=lr)
+    optimizer = torch.optim.Adam(task.trainable(), lr=lr, fused=True)
     load_optimizer(optimizer, content, source=path)
     saved = content["optimizer_states"][0]["state"]
     assert len(optimizer.state_dict()["state"]) == len(saved)

@@ -9,10 +9,8 @@ import torch
 import yaml
 from torch import Tensor, nn
 
-from tasks.base import StepDecay
 from tasks.build import build_task
 from tasks.trainer import main, parser
-from tasks.training.optim import learning_rate
 from tasks.training.state import TrainState
 from tests.golden.large import ROOT
 from tests.tasks.training.test_state import settings_of, train_state, trained
@@ -197,7 +195,6 @@ def test_the_learning_rate_is_a_function_of_the_step(experiments: Experiments) -
     experiments.train("rates", **options).succeeded()
     base = [1e-3 * 0.5 ** (step // 5) * min(1, (step + 1) / 3) for step in range(12)]
     assert losses(experiments, "rates", "lr") == pytest.approx(base)
-    assert learning_rate(10, base=1.0, decay=StepDecay(5, 0.7), warmup_steps=0) == pytest.approx(0.49)
 
 
 def test_gradients_are_clipped(tiny_data: Path) -> None:
