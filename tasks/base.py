@@ -1,12 +1,13 @@
 """What the loop and the evaluation know of a task: a model, what trains, its losses, its predictions."""
 
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
 
 from models.samplers import Callback, Noise
 from models.series import Backbone, Series
+from utils.config.settings import Data
 from utils.dataloader import Batch
 from utils.randomness import Stream, bits, normal_images
 
@@ -45,6 +46,7 @@ class Task(nn.Module):
     decay: StepDecay
     channels: int = 3  # of its images, one a band
     is_stochastic: bool = False  # predictions depend on noise
+    freeze_norm: bool = False  # BatchNorm keeps the statistics that it has
     sampler_name: str | None = None  # of a task whose predictions are sampled
     sampler_steps: int | None = None
 
@@ -56,6 +58,13 @@ class Task(nn.Module):
     def trainable(self) -> list[nn.Parameter]:
         """What the optimiser updates, in the order of the state dict."""
         return [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+
+    def train(self, mode: bool = True) -> Self:
+        super().train(mode)
+        for module in self.modules() if self.freeze_norm else ():
+            if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
+                module.eval()
+        return self
 
     def forward(self, batch: Batch, key: RandomKey) -> dict[str, Tensor]:
         """Scalar loss terms; training minimises their sum."""
@@ -83,21 +92,20 @@ def series_of(batch: Batch) -> Series:
     return Series(lr=batch.lr, dates=batch.dates, mask=batch.mask, base=batch.base)
 
 
-def blank_batch(
-    *, size: int, num_dates: int, scale: int, channels: int = 3, samples: int = 1, device: torch.device | str = "cpu"
-) -> Batch:
-    """A batch without content, of series of ``num_dates`` views of ``size`` pixels: for trials of a task."""
-    fine = torch.zeros(samples, channels, size * scale, size * scale, device=device)
-    return Batch(
-        lr=torch.zeros(samples, num_dates, channels, size, size, device=device),
-        dates=torch.arange(num_dates, device=device).float().expand(samples, num_dates),
-        mask=torch.ones(samples, num_dates, dtype=torch.bool, device=device),
-        base=fine,
-        hr=fine.clone(),
-        keys=list(range(samples)),
-        indices=torch.arange(samples, device=device),
-        near=torch.zeros(samples, dtype=torch.int64, device=device),
-    )
+def blank_batch(data: Data, *, size: int, samples: int = 1, device: torch.device | str = "cpu") -> Batch:
+    """A batch without content, of views of ``size`` pixels, otherwise as configured: for trials of a task."""
+    num_dates, channels, fine = data.sen2_amount, len(data.known_bands), size * data.sr_scale
+    with torch.device(device):
+        return Batch(
+            lr=torch.zeros(samples, num_dates, channels, size, size),
+            dates=torch.arange(num_dates).float().expand(samples, num_dates),
+            mask=torch.ones(samples, num_dates, dtype=torch.bool),
+            base=torch.zeros(samples, channels, fine, fine),
+            hr=torch.zeros(samples, channels, fine, fine),
+            keys=list(range(samples)),
+            indices=torch.arange(samples),
+            near=torch.zeros(samples, dtype=torch.int64),
+        )
 
 
 def blank_loss(task: Task, batch: Batch) -> Tensor:

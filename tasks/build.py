@@ -98,6 +98,7 @@ def build_task(settings: Settings) -> Task:
         except ValueError as error:
             raise ConfigError(f"{settings.model.trainer_cls}: {error}") from None
     task.channels = len(settings.data.known_bands)
+    task.freeze_norm = training.freeze_norm
     steps, factor = entry.decay
     task.decay = StepDecay(training.decay_steps or steps, training.decay_factor or factor)
     return task

@@ -5,11 +5,14 @@ import contextlib
 import logging
 import os
 import sys
+from collections import Counter
+from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import torch
 
-from tasks.base import Task
+from tasks.base import Task, blank_batch, blank_loss
 from tasks.build import build_task
 from tasks.evaluation.evaluate import VALIDATION_FIGURES, Validation, evaluate
 from tasks.evaluation.results import Evaluated
@@ -17,6 +20,7 @@ from tasks.experiment import PACKAGED, STARTER, Experiment, locked, move_aside, 
 from tasks.super_resolver import SuperResolver
 from tasks.training.state import TrainState, decided
 from utils.checkpoint import EXPORTED, EXPORTED_FILE, Saved, load_matching, load_weights
+from utils.config.parse import flatten, to_yaml
 from utils.config.settings import Settings
 from utils.dataloader import BreizhSRDataset
 from utils.distributed import World, explain_out_of_memory
@@ -26,6 +30,9 @@ from utils.metrics.lpips import load_lpips
 from utils.randomness import Stream, seed_of
 
 logger = logging.getLogger(__name__)
+
+_BREIZHSR_SIZE = 74  # low-resolution pixels of a patch, after cropping
+_TRIAL_SIZE = 16  # low-resolution pixels
 
 
 def _open(options: argparse.Namespace) -> Experiment:
@@ -94,19 +101,16 @@ def train(options: argparse.Namespace, world: World) -> None:
         load_start(task, experiment, data)
         with explain_out_of_memory("batch_size", training.batch_size, device=world.device):
             settings = decided(settings, task, lr_size=data.lr_size, world=world)
-        validation = _validation(task, settings, world)
+        validate = _validation(task, settings, world)
         if world.is_main:
             record(replace(experiment, settings=settings))
         state = TrainState(task, settings, data=data, world=world)
-        validate = validation.run if validation else None
         fit(state, experiment.folder, name=experiment.name, saved=experiment.saved, validate=validate)
 
 
 def describe(options: argparse.Namespace, world: World) -> None:
     """Print what would be trained."""
-    from tasks.training.summary import task_summary
-
-    settings, size = _open(options).settings, None
+    settings, size = _open(options).settings, _BREIZHSR_SIZE
     if settings.data.data_root or os.environ.get("BREIZHSR_ROOT"):
         data = dataset(settings, "train")
         settings, size = with_bands(settings, data.bands), data.lr_size
@@ -114,7 +118,62 @@ def describe(options: argparse.Namespace, world: World) -> None:
         logger.warning("no data is configured (data_root): the size of BreizhSR's patches is assumed")
     task = build_task(settings)
     if world.is_main:
-        sys.stdout.write(task_summary(task, settings, world, lr_size=size))
+        sys.stdout.write(_summary(task, settings, world, lr_size=size))
+
+
+def _summary(task: Task, settings: Settings, world: World, *, lr_size: int) -> str:
+    """The configuration, parameters by part, FLOPs of a step and an estimate of its memory, as text."""
+    training = settings.training
+    size = settings.data.train_crop or lr_size
+    flops, activations = _cost_of_a_sample(task, settings, size=size)
+    batch, parts = training.batch_size // world.size, training.accumulate_grad_batches
+    by_part: Counter[str] = Counter()
+    for name, parameter in task.model.named_parameters():
+        by_part[name.split(".")[0]] += parameter.numel()
+    trained = sum(parameter.numel() for parameter in task.trainable())
+    # float32: weights, the averaged ones, gradients, Adam's two moments
+    fixed = 4 * (by_part.total() * (2 if training.ema_decay else 1) + 3 * trained)
+    activations *= batch
+    lines = [
+        to_yaml(flatten(settings)).rstrip(),
+        "",
+        f"parameters: {by_part.total():,} ({trained:,} trained)",
+        *(f"  {name:<20} {count:>12,}" for name, count in by_part.items()),
+        f"step: batch {batch} of {size}x{size} pixels on this device{f', {parts} times' if parts > 1 else ''}, "
+        f"{flops * batch * parts / 1e9:,.1f} GFLOP",
+        f"memory: about {(fixed + activations) / 2**30:.2f} GB "
+        f"({fixed / 2**30:.2f} weights and optimiser, {activations / 2**30:.2f} activations)",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _cost_of_a_sample(task: Task, settings: Settings, *, size: int) -> tuple[float, float]:
+    """FLOPs, forward and backward, and the bytes that the forward pass keeps for the backward one.
+
+    Counted on a small patch: the networks are convolutional, so both grow with the number of pixels.
+    """
+    from torch.utils.flop_counter import FlopCounterMode  # late: only needed here
+
+    small = min(size, _TRIAL_SIZE)
+    storages: dict[int, int] = {}  # bytes by address
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        storages[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    task.train()
+    with FlopCounterMode(display=False) as counter:
+        with (
+            torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor),
+            World(torch.device("cpu")).autocast(settings.training.amp),
+        ):
+            loss = blank_loss(task, blank_batch(settings.data, size=small))
+        if task.trainable():
+            loss.backward()
+    for parameter in task.parameters():
+        storages.pop(parameter.untyped_storage().data_ptr(), None)
+    area = (size / small) ** 2
+    return counter.get_total_flops() * area, sum(storages.values()) * area
 
 
 def load_start(task: Task, experiment: Experiment, data: BreizhSRDataset) -> None:
@@ -142,7 +201,8 @@ def _loaded(model: torch.nn.Module, saved: Saved) -> str:
     return f"{line}, step {saved.global_step}{', averaged weights' if saved.averaged else ''}"
 
 
-def _validation(task: Task, settings: Settings, world: World) -> Validation | None:
+def _validation(task: Task, settings: Settings, world: World) -> Callable[..., Any] | None:
+    """What runs a validation, where there is a split for it."""
     try:
         split = dataset(settings, "val")
         if not len(split):
@@ -153,7 +213,8 @@ def _validation(task: Task, settings: Settings, world: World) -> Validation | No
     if task.is_stochastic:
         steps = min(settings.diffusion.val_sampler_steps, settings.diffusion.timesteps)
         logger.info("validation samples with %d steps (val_sampler_steps), --infer as sampler says", steps)
-    return Validation(split, settings=settings, world=world)
+    explained = explain_out_of_memory("eval_batch_size", settings.evaluation.eval_batch_size, device=world.device)
+    return explained(Validation(split, settings=settings, world=world).run)
 
 
 # With a trained model
@@ -171,17 +232,13 @@ def trained_task(experiment: Experiment) -> Task:
 
 def check_normalisation(saved: Saved, data: BreizhSRDataset) -> None:
     """A model sees reflectance through the maxima that it was trained with, of the bands that it was trained on."""
-    bands, maxima = tuple(saved.content.get("bands", RGB)), saved.content.get("maxima")
-    if bands != data.bands:
-        raise DataError(
-            f"{saved.path} was trained on {listed(bands)}, the data has {listed(data.bands)}: "
-            f"prepare it with `preprocess_data.py --bands {','.join(bands)}`"
-        )
-    if maxima is not None and list(maxima) != list(data.maxima):
-        raise DataError(
-            f"{saved.path} was trained with normalisation {list(maxima)}, but the data was prepared with "
-            f"{list(data.maxima)}: prepare it with `preprocess_data.py --maxima {' '.join(map(str, maxima))}`"
-        )
+    bands, maxima = saved.content.get("bands", RGB), saved.content.get("maxima") or data.maxima
+    for option, own, there, sign in (("bands", bands, data.bands, ","), ("maxima", maxima, data.maxima, " ")):
+        if list(own) != list(there):
+            wanted = f"preprocess_data.py --{option} {sign.join(map(str, own))}"
+            raise DataError(
+                f"{saved.path} was trained with other {option} than the data's {there}: prepare by `{wanted}`"
+            )
 
 
 def infer(options: argparse.Namespace, world: World) -> None:

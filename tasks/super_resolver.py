@@ -73,13 +73,7 @@ class SuperResolver:
 
     def seconds_by_steps(self, size: int) -> dict[int, float]:
         """Seconds that a window of size × size low-resolution pixels takes, for 1, 4 and the chosen number of steps."""
-        batch = blank_batch(
-            size=size,
-            num_dates=self.num_dates,
-            scale=self.scale,
-            channels=len(self.bands),
-            device=self._world.device,
-        )
+        batch = blank_batch(self._settings.data, size=size, device=self._world.device)
         noise = sampling_noise(torch.zeros(1, dtype=torch.int64, device=self._world.device), seed=0, samples=1)
         seconds = {}
         for steps in (1, 1, 3):  # the first time more than the network is made ready

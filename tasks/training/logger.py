@@ -39,7 +39,7 @@ class TrainingLogger:
             total=final, initial=start, desc=name, unit="step", dynamic_ncols=True, mininterval=shown_every
         )
         self._is_full = False
-        self._steps, self._since = 0, time.monotonic()
+        self._last, self._since = start, time.monotonic()  # the step of the last row, and when that was
 
     def close(self) -> None:
         self._progress.close()
@@ -50,14 +50,13 @@ class TrainingLogger:
 
     def stepped(self) -> None:
         """Count a step in the status line."""
-        self._steps += 1
         self._progress.update()
 
     def training(self, step: int, figures: Mapping[str, float], *, memory: str) -> None:
         """A row of the training log, and of the status line."""
         now = time.monotonic()
-        speed = self._steps / max(now - self._since, 1e-9)
-        self._steps, self._since = 0, now
+        speed = (step - self._last) / max(now - self._since, 1e-9)
+        self._last, self._since = step, now
         self._progress.set_postfix(loss=f"{figures['loss']:.4g}", lr=f"{figures['lr']:.2g}", mem=memory, refresh=False)
         with self._unless_full():
             self._losses.append(step, figures)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from tasks.training.logger import TrainingLogger
-from tasks.training.state import TrainState, set_training
+from tasks.training.state import TrainState
 from utils import checkpoint
 from utils.checkpoint import Saved
 from utils.cli import StopSignals
@@ -76,14 +76,12 @@ def fit(state: TrainState, folder: Path, *, name: str, saved: Saved | None, vali
     manager = CheckpointManager(folder, state)
     if saved is not None:
         state.restore(saved.content, source=saved.path)
-    with StopSignals().caught() as stop, contextlib.ExitStack() as at_end:
-        log = None
-        if world.is_main:
-            checkpoint.remove_leftovers(folder)
-            if saved is not None:  # newer ones are damaged
-                checkpoint.set_damaged_aside(folder, after=saved.global_step)
-            log = TrainingLogger(folder, name=name, start=state.step, final=training.max_updates)
-            at_end.callback(log.close)
+    if world.is_main:
+        checkpoint.remove_leftovers(folder)
+        if saved is not None:  # newer ones are damaged
+            checkpoint.set_damaged_aside(folder, after=saved.global_step)
+    log = TrainingLogger(folder, name=name, start=state.step, final=training.max_updates) if world.is_main else None
+    with StopSignals().caught() as stop, contextlib.closing(log) if log else contextlib.nullcontext():
         loader = training_loader(
             state.data,
             batch_size=training.batch_size,
@@ -121,7 +119,9 @@ def fit(state: TrainState, folder: Path, *, name: str, saved: Saved | None, vali
 
             # Validation
             if validate and validation_due and not stopping:
-                outcome = _validated(state, log, validate, stop)
+                with log.validating() if log else contextlib.nullcontext(), state.averaged_weights() as task:
+                    outcome = validate(task, asked_to_stop=lambda: stop.received is not None)
+                state.task.train()
                 stopping = outcome is None
                 if log and outcome:
                     log.validation(step, *outcome)
@@ -151,16 +151,3 @@ def fit(state: TrainState, folder: Path, *, name: str, saved: Saved | None, vali
             stepped = True
             if log:
                 log.stepped()
-
-
-def _validated(state: TrainState, log: TrainingLogger | None, validate: Validate, stop: StopSignals) -> Outcome | None:
-    """The outcome of a validation of the averaged weights; None where a signal cut it short."""
-    evaluation = state.settings.evaluation
-    with (
-        log.validating() if log else contextlib.nullcontext(),
-        state.averaged_weights() as task,
-        explain_out_of_memory("eval_batch_size", evaluation.eval_batch_size, device=state.world.device),
-    ):
-        outcome = validate(task, asked_to_stop=lambda: stop.received is not None)
-    set_training(state.task, state.settings)
-    return outcome

@@ -58,8 +58,6 @@ class TrainState:
         rate = training.lr * decay.decay_factor ** (self.step // decay.decay_steps)
         return rate * min(1.0, (self.step + 1) / training.warmup_steps) if training.warmup_steps else rate
 
-    # One step
-
     def train_step(self, batches: Iterator[dict[str, Any]]) -> None:
         """Compute the gradients of ``accumulate_grad_batches`` batches, and update the weights once."""
         training, parts = self.settings.training, self.settings.training.accumulate_grad_batches
@@ -112,8 +110,6 @@ class TrainState:
         row = torch.cat([terms, norm.view(1), norm.new_ones(1)])
         self.summed = self.summed + row if len(self.summed) else row
 
-    # What is asked of it between steps
-
     def check_finite(self) -> None:
         """Raise TrainingError where a step's loss or gradient was not finite; the weights are those before it."""
         if not self.guard.tripped:
@@ -149,8 +145,6 @@ class TrainState:
             yield self.task
         finally:
             self.task.model.load_state_dict(own)
-
-    # Checkpoints
 
     def content(self) -> dict[str, Any]:
         """A checkpoint."""
@@ -242,7 +236,7 @@ class AveragedWeights:
 
 def prepare_for_ddp(task: Task, settings: Settings, *, world: World) -> nn.Module:
     """The module that a training step calls: the task, compiled and distributed; its weights keep their names."""
-    set_training(task, settings)
+    task.train()
     if settings.training.channels_last is True:
         task.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     if settings.training.compile:
@@ -260,15 +254,6 @@ def prepare_for_ddp(task: Task, settings: Settings, *, world: World) -> nn.Modul
         gradient_as_bucket_view=True,
         forward_sync_buffers=False,  # they are the same everywhere: synchronised, averaged, or constant
     )
-
-
-def set_training(task: Task, settings: Settings) -> None:
-    """Training mode; with ``freeze_norm`` BatchNorm keeps the statistics that it has."""
-    task.train()
-    if settings.training.freeze_norm:
-        for module in task.modules():
-            if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
-                module.eval()
 
 
 def channels_last(batch: Batch) -> Batch:
@@ -298,15 +283,11 @@ def _compile_parts(task: Task, *, world: World) -> None:
 
 def _has_unused_parameters(task: Task, settings: Settings, *, device: torch.device) -> bool:
     """Whether training never uses some: one view needs no fusion, and some losses don't use the head."""
-    data = settings.data
-    batch = blank_batch(
-        size=_TRIAL_SIZE, num_dates=data.sen2_amount, scale=data.sr_scale, channels=task.channels, device=device
-    )
     task.eval()  # no statistics change
-    blank_loss(task, batch).backward()
+    blank_loss(task, blank_batch(settings.data, size=_TRIAL_SIZE, device=device)).backward()
     unused = any(p.requires_grad and p.grad is None for p in task.model.parameters())
     task.zero_grad(set_to_none=True)
-    set_training(task, settings)
+    task.train()
     return unused
 
 
@@ -331,26 +312,22 @@ def decided(settings: Settings, task: Task, *, lr_size: int, world: World) -> Se
 
 
 def _is_faster_with_channels_last(task: Task, settings: Settings, *, lr_size: int, world: World) -> bool:
-    """Forward and backward passes of copies of the task; the fastest of each counts."""
-    data, training = settings.data, settings.training
-    share = training.batch_size // world.size
-    batch = blank_batch(
-        size=data.train_crop or lr_size, num_dates=data.sen2_amount, scale=data.sr_scale, channels=task.channels,
-        samples=share if world.is_asynchronous else 1, device=world.device,
-    )  # fmt: skip
-    plain = copy.deepcopy(task).to(world.device)
-    last = copy.deepcopy(plain).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    """Forward and backward passes of a copy of the task; the fastest of each counts."""
+    share = settings.training.batch_size // world.size if world.is_asynchronous else 1
+    size = settings.data.train_crop or lr_size
+    batch = blank_batch(settings.data, size=size, samples=share, device=world.device)
+    copied = copy.deepcopy(task).to(world.device).train()
 
-    def step(copied: Task, images: Batch) -> None:
-        with world.autocast(training.amp):
+    def step(images: Batch) -> None:
+        with world.autocast(settings.training.amp):
             loss = blank_loss(copied, images)
         loss.backward()
         loss.item()  # waits for all of it
 
     seconds = []
-    for copied, images in ((plain, batch), (last, channels_last(batch))):
-        set_training(copied, settings)
-        times = timeit.repeat(functools.partial(step, copied, images), number=1, repeat=_TRIAL_STEPS)
+    for memory_format, images in ((torch.contiguous_format, batch), (torch.channels_last, channels_last(batch))):
+        copied.to(memory_format=memory_format)  # type: ignore[call-overload]
+        times = timeit.repeat(functools.partial(step, images), number=1, repeat=_TRIAL_STEPS)
         seconds.append(min(times[1:]))
     is_faster = seconds[1] < _WORTH * seconds[0]
     logger.info(

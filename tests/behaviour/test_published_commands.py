@@ -94,5 +94,6 @@ def test_bicubic_needs_no_training(folder: Path) -> None:
     assert summary["metrics"] == summary["bicubic"]
     pictures = folder / "checkpoints" / "bicubic" / "results_0_"
     assert {path.name for path in pictures.iterdir()} == {"SR", "HR", "LR", "UP"}
-    done = Process("tasks/trainer.py", *("--config", "configs/bicubic.yaml", "--exp_name", "b2"), cwd=folder).wait(100)
+    options = ("--config", "configs/bicubic.yaml", "--exp_name", "b2", "--hparams", "data_root=BreizhSR")
+    done = Process("tasks/trainer.py", *options, cwd=folder).wait(100)
     assert done.returncode == 2 and "nothing to train" in done.stderr

@@ -15,6 +15,7 @@ from tasks.backbone import BackboneTask
 from tasks.base import RandomKey, blank_batch
 from tests.golden.cases import vgg_state
 from tests.models.nets import random_series
+from utils.config.settings import Data
 
 
 def images(seed: int, *shape: int) -> Tensor:
@@ -77,7 +78,7 @@ def test_the_loss_is_the_negative_log_likelihood() -> None:
 
 def test_the_image_learns_as_without_it() -> None:
     series = random_series()
-    batch = blank_batch(size=8, num_dates=4, scale=4, samples=2)._replace(
+    batch = blank_batch(Data(sen2_amount=4), size=8, samples=2)._replace(
         lr=series.lr[..., :6, :], dates=series.dates, mask=series.mask, base=series.base, hr=series.base.flip(0)
     )
     key = RandomKey(0, 0, torch.arange(2))

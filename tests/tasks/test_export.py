@@ -13,7 +13,7 @@ from tasks.build import build_task
 from tasks.export import damped
 from tests.trainings import Experiments, Finished, run, same
 from utils.checkpoint import BEST, file_name
-from utils.config.settings import Model, Settings
+from utils.config.settings import Data, Model, Settings
 from utils.errors import ConfigError
 
 
@@ -146,7 +146,7 @@ def test_what_can_not_be(averaged: Experiments, experiments: Experiments, tmp_pa
 def test_damped_the_difference_to_the_bicubic_image_is_smaller() -> None:
     settings = Settings(model=Model(trainer_cls="hr_ltae", base_residual=True, hidden_size=16, ltae_d_model=128))
     network = build_task(settings).model.eval()
-    series = blank_batch(size=8, num_dates=3, scale=4)
+    series = blank_batch(Data(sen2_amount=3), size=8)
     inputs = Series(torch.rand_like(series.lr), series.dates, series.mask, torch.rand_like(series.base))
     with torch.no_grad():
         whole = network(inputs).sr - inputs.base
