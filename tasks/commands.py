@@ -19,7 +19,7 @@ from tasks.evaluation.results import Evaluated
 from tasks.experiment import PACKAGED, STARTER, Experiment, locked, move_aside, open_experiment, record, with_bands
 from tasks.super_resolver import SuperResolver
 from tasks.training.state import TrainState, decided
-from utils.checkpoint import EXPORTED, EXPORTED_FILE, Saved, load_matching, load_weights
+from utils.checkpoint import EXPORTED, EXPORTED_FILE, Saved, checkpoints, load_matching, load_weights
 from utils.config.parse import flatten, to_yaml
 from utils.config.settings import Settings
 from utils.dataloader import BreizhSRDataset
@@ -69,9 +69,6 @@ def dataset(settings: Settings, split: str) -> BreizhSRDataset:
     return opened
 
 
-# Training
-
-
 def train(options: argparse.Namespace, world: World) -> None:
     """Start or resume a training run."""
     from tasks.training.loop import fit  # late, as what others need: tensorboard, flops, rasterio
@@ -90,7 +87,7 @@ def train(options: argparse.Namespace, world: World) -> None:
     if options.reset and world.is_main:
         move_aside(experiment.folder)
     with locked(experiment.folder) if world.is_main else contextlib.nullcontext():
-        if not options.reset and world.any(experiment.is_outdated):
+        if not options.reset and world.any(experiment.steps != tuple(checkpoints(experiment.folder))):
             experiment = _open(options)
         data = dataset(experiment.settings, "train")
         settings = with_bands(experiment.settings, data.bands)  # a new training is for the bands of its data
@@ -215,9 +212,6 @@ def _validation(task: Task, settings: Settings, world: World) -> Callable[..., A
         logger.info("validation samples with %d steps (val_sampler_steps), --infer as sampler says", steps)
     explained = explain_out_of_memory("eval_batch_size", settings.evaluation.eval_batch_size, device=world.device)
     return explained(Validation(split, settings=settings, world=world).run)
-
-
-# With a trained model
 
 
 def trained_task(experiment: Experiment) -> Task:

@@ -40,11 +40,6 @@ class Experiment:
     conditioner: Saved | None = None  # the backbone that a new srdiff training starts from
     init_from: Saved | None = None  # the model whose weights a new training starts from
 
-    @property
-    def is_outdated(self) -> bool:
-        """Whether another process has saved a checkpoint since it was opened."""
-        return self.steps != tuple(checkpoints(self.folder))
-
 
 def open_experiment(
     *, config: Path, name: str, hparams: str = "", reset: bool = False, ckpt: str | None = None

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from models.diffusion import SHORTCUTS, LossType, SRDiff
 from models.samplers import Callback, Noise, Sampler, ddim, ddpm, dpmpp_2m, midpoint
-from models.schedule import Path, Spacing
+from models.schedule import Spacing
 from models.series import Backbone, Series
 from tasks.base import RandomKey, Result, Task
 from tasks.receptive_field import sampling_radius
@@ -48,20 +48,36 @@ class SRDiffTask(Task):
         self.choose_sampler(
             diffusion.sampler, steps=diffusion.sampler_steps, spacing=diffusion.sampler_spacing, eta=diffusion.ddim_eta
         )
-        self.preview_sampler = _build_sampler(
-            "ddim" if path.is_straight else "ddpm", path=path, steps=min(diffusion.val_sampler_steps, path.timesteps)
-        )
+        preview, steps = "ddim" if path.is_straight else "ddpm", min(diffusion.val_sampler_steps, path.timesteps)
+        self.preview_sampler = self._sampler(preview, steps=steps, spacing="auto")
 
     def choose_sampler(
         self, name: str, *, steps: int, spacing: Spacing | Literal["auto"] = "auto", eta: float = 0.0
     ) -> None:
         """From now on predictions are sampled so, with ``steps`` network passes an image, or 0: as many as there are
         times. Raises ConfigError where these don't fit."""
-        path = self.model.path
-        self.sampler = _build_sampler(name, path=path, steps=steps, spacing=spacing, eta=eta, start=self.start)
-        self.sampler_name, self.sampler_steps = name, steps or path.timesteps
+        timesteps = self.model.path.timesteps
+        self.sampler = self._sampler(name, steps=steps, spacing=spacing, eta=eta, start=self.start)
+        self.sampler_name, self.sampler_steps = name, steps or timesteps
         is_shortcut = self.shortcut and self.start is None and name == "ddim" and self.sampler_steps in SHORTCUTS
-        self.step_size = path.timesteps / self.sampler_steps if is_shortcut else 0.0
+        self.step_size = timesteps / self.sampler_steps if is_shortcut else 0.0
+
+    def _sampler(
+        self, name: str, *, steps: int, spacing: Spacing | Literal["auto"], eta: float = 0.0, start: int | None = None
+    ) -> Sampler:
+        """A sampler with its times bound, from the time ``start``, or else the noisiest."""
+        path, passes = self.model.path, 2 if name == "midpoint" else 1  # a step
+        if steps % passes:
+            raise ConfigError(f"sampler_steps: midpoint makes two network passes a step, so {steps} must be even")
+        if spacing == "auto":
+            spacing = "linear" if path.is_straight else BEST_SPACING.get(name, "linear")
+        try:
+            times = path.times(steps // passes or start or path.timesteps, spacing, start=start)
+        except ValueError as error:
+            raise ConfigError(f"sampler_steps: {error}") from None
+        if name == "ddim":
+            return functools.partial(ddim, times=times, eta=eta)
+        return functools.partial(SAMPLERS[name], times=times)
 
     @property
     def conditioner(self) -> Backbone:
@@ -124,28 +140,3 @@ class SRDiffTask(Task):
 
     def compiled_parts(self) -> list[nn.Module]:
         return [self.model.denoise_fn, self.model.rrdb]
-
-
-def _build_sampler(
-    name: str,
-    *,
-    path: Path,
-    steps: int,
-    spacing: Spacing | Literal["auto"] = "auto",
-    eta: float = 0.0,
-    start: float | None = None,
-) -> Sampler:
-    """A sampler with its times bound, from the time ``start``, or else the noisiest."""
-    passes = 2 if name == "midpoint" else 1  # a step
-    if steps % passes:
-        raise ConfigError(f"sampler_steps: midpoint makes two network passes a step, so {steps} must be even")
-    if spacing == "auto":
-        spacing = "linear" if path.is_straight else BEST_SPACING.get(name, "linear")
-    most = path.timesteps if start is None else int(start)
-    try:
-        times = path.times(steps // passes or most, spacing, start=start)
-    except ValueError as error:
-        raise ConfigError(f"sampler_steps: {error}") from None
-    if name == "ddim":
-        return functools.partial(ddim, times=times, eta=eta)
-    return functools.partial(SAMPLERS[name], times=times)

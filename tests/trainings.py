@@ -5,12 +5,12 @@ training forks from it, then runs the script as `python tasks/trainer.py ...` wo
 killed, and held to a largest file size, as any process.
 """
 
+import csv
 import multiprocessing
 import os
 import resource
 import runpy
 import signal
-import socket
 import sys
 import tempfile
 import time
@@ -25,20 +25,10 @@ from tests.golden.large import ROOT
 from utils.checkpoint import file_name
 
 _CONTEXT = multiprocessing.get_context("forkserver")
-_PRELOADED = [
-    *(
-        "pytest",
-        "tests.trainings",
-        "tasks.commands",
-        "tasks.training.loop",
-        "tasks.scenes.predict",
-        "utils.report.comparison",
-        "torch._dynamo",
-        "skimage.metrics",
-    ),
-    *("data_gen.prepare", "data_gen.checks.rules", "data_gen.custom.build", "data_gen.synthetic.dataset"),
-    *("utils.report.page", "matplotlib.backends.backend_svg", "PIL.ImageDraw", "PIL.PngImagePlugin"),
-]
+_PRELOADED = """
+    pytest tests.trainings tasks.commands tasks.training.loop tasks.scenes.predict utils.report.comparison torch._dynamo
+    skimage.metrics data_gen.prepare data_gen.checks.rules data_gen.custom.build data_gen.synthetic.dataset
+    utils.report.page matplotlib.backends.backend_svg PIL.ImageDraw PIL.PngImagePlugin""".split()  # noqa: SIM905
 
 
 @dataclass(frozen=True)
@@ -79,11 +69,10 @@ class Process:
         self._folder = tempfile.TemporaryDirectory(prefix="misr_")
         self._out, self._err = (Path(self._folder.name) / name for name in ("stdout", "stderr"))
         self._out.touch()
-        arguments_as_text = [script, *map(str, arguments)]
         variables = {**(environment or {}), "OMP_NUM_THREADS": "1"}
-        self._process = _CONTEXT.Process(
-            target=_run, args=(arguments_as_text, cwd, variables, largest_file, more_memory, self._out, self._err)
-        )
+        limits = {"largest_file": largest_file, "more_memory": more_memory}
+        command = ([script, *map(str, arguments)], cwd, variables, self._out, self._err)
+        self._process = _CONTEXT.Process(target=_run, args=command, kwargs=limits)
         before = os.environ.get("PYTHONPATH")
         os.environ["PYTHONPATH"] = str(ROOT)  # for the server, when it starts
         try:
@@ -128,19 +117,14 @@ class Process:
 
 
 def _run(
-    arguments: list[str],
-    cwd: Path,
-    environment: dict[str, str],
-    largest_file: int | None,
-    more_memory: int | None,
-    out: Path,
-    err: Path,
-) -> None:
+    arguments: list[str], cwd: Path, environment: dict[str, str], *outputs: Path,
+    largest_file: int | None, more_memory: int | None,
+) -> None:  # fmt: skip
     multiprocessing.set_start_method("fork", force=True)  # as in a process that was not forked
     os.setsid()
     os.chdir(cwd)
     os.environ.update(environment)
-    for path, descriptor in ((out, 1), (err, 2)):
+    for path, descriptor in zip(outputs, (1, 2), strict=True):
         file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         os.dup2(file, descriptor)
     sys.stdout, sys.stderr = os.fdopen(1, "w"), os.fdopen(2, "w", buffering=1)
@@ -214,40 +198,35 @@ class Experiments:
     def checkpoint(self, name: str, step: int) -> dict[str, Any]:
         return torch.load(self.folder(name) / file_name(step), weights_only=True)
 
+    def column(self, name: str, column: str, table: str = "train_loss.csv") -> list[float]:
+        """A figure in all rows of a log."""
+        return [float(row[column]) for row in read_rows(self.folder(name) / table)]
 
+
+# fmt: off
 _TINY = {
-    "batch_size": 2,
-    "eval_batch_size": 2,
-    "num_workers": 0,
-    "max_updates": 12,
-    "tb_log_interval": 4,
-    "val_check_interval": 6,
-    "save_ckpt_interval": 5,
-    "num_ckpt_keep": 3,
-    "lr": 0.001,
+    "batch_size": 2, "eval_batch_size": 2, "num_workers": 0, "max_updates": 12, "tb_log_interval": 4, "lr": 0.001,
+    "val_check_interval": 6, "save_ckpt_interval": 5, "num_ckpt_keep": 3,
 }
+_SRDIFF = {**_TINY, "hidden_size": 8, "unet_dim_mults": "1|2", "timesteps": 10, "val_sampler_steps": 2}
+_HR_LTAE = {**_TINY, "hidden_size": 16, "num_layers": 1, "sen2_amount": 3, "ltae_d_model": 32}
 CONFIGS: dict[str, tuple[str, dict[str, object]]] = {
     "rrdb": ("rrdb/rrdb.yaml", {**_TINY, "hidden_size": 8, "num_block": 2}),
-    "hr_ltae": (
-        "misr/misr_pretrain.yaml",
-        {**_TINY, "hidden_size": 16, "num_layers": 1, "sen2_amount": 3, "ltae_d_model": 32},
-    ),
-    "srdiff": (
-        "diffsr_sat.yaml",
-        {**_TINY, "hidden_size": 8, "unet_dim_mults": "1|2", "timesteps": 10, "val_sampler_steps": 2},
-    ),
+    "hr_ltae": ("misr/misr_pretrain.yaml", _HR_LTAE),
+    "srdiff": ("diffsr_sat.yaml", _SRDIFF),
+    "flow": ("flow_rrdb.yaml", {**_SRDIFF, "sampler_steps": 2}),
 }
-CONFIGS["flow"] = ("flow_rrdb.yaml", {**CONFIGS["srdiff"][1], "sampler_steps": 2})
+# fmt: on
+
+
+def read_rows(path: Path) -> list[dict[str, str]]:
+    """The rows of a CSV file, such as the project writes."""
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file, delimiter=";"))
 
 
 def _text(value: object) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def same(a: Any, b: Any) -> bool:

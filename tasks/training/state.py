@@ -231,9 +231,6 @@ class AveragedWeights:
             target.copy_(source)
 
 
-# How the task is called
-
-
 def prepare_for_ddp(task: Task, settings: Settings, *, world: World) -> nn.Module:
     """The module that a training step calls: the task, compiled and distributed; its weights keep their names."""
     task.train()

@@ -4,7 +4,6 @@
 only the machine that made them promises.
 """
 
-import csv
 import os
 import shutil
 import tarfile
@@ -20,7 +19,7 @@ from numpy.typing import NDArray
 from tests.data import write_raw
 from tests.golden.large import ROOT
 from tests.scenes import write_series
-from tests.trainings import Finished, run
+from tests.trainings import Finished, read_rows, run
 
 LEGACY = ROOT / "tests" / "legacy"
 EXPECTED = LEGACY / "expected"
@@ -60,11 +59,6 @@ def trainer(legacy: Path, tmp_path: Path) -> Callable[..., Finished]:
         ).succeeded()
 
     return train
-
-
-def read_rows(path: Path) -> list[dict[str, str]]:
-    with path.open(newline="") as file:
-        return list(csv.DictReader(file, delimiter=";"))
 
 
 def check_rows(rows: list[dict[str, str]], expected: list[dict[str, str]], *, relative: float) -> None:
@@ -116,26 +110,14 @@ def test_training_goes_on(trainer: Callable[..., Finished], legacy: Path, tmp_pa
     assert best["global_step"] == LAST_STEP  # its figure is the best of all rows, the earlier ones too
 
 
-@pytest.mark.parametrize("name", EXPERIMENTS)
+@pytest.mark.parametrize("name", [*EXPERIMENTS, "hr_ltae.pt", "srdiff.pt"])
 def test_evaluation(trainer: Callable[..., Finished], legacy: Path, tmp_path: Path, name: str) -> None:
-    trainer(name, "--infer", "--hparams", f"data_root={legacy / 'data'}")
-    check_evaluation(tmp_path / "checkpoints" / name, EXPECTED / name)
-
-
-@pytest.mark.parametrize("name", ["hr_ltae", "srdiff"])
-def test_an_exported_model_is_evaluated(
-    trainer: Callable[..., Finished], legacy: Path, tmp_path: Path, name: str
-) -> None:
-    """It gives the figures of the experiment that it was exported from."""
-    data = f"data_root={legacy / 'data'},num_workers=0"
-    trainer("elsewhere", "--infer", "--hparams", data, config=str(legacy / f"{name}.pt"))
-    check_evaluation(tmp_path / "checkpoints" / "elsewhere", EXPECTED / name)
-
-
-def check_evaluation(folder: Path, expected: Path) -> None:
-    """Later versions may add columns to metrics.csv, and none to test_results.csv."""
+    """An exported model gives the figures of its experiment. Later versions add columns to metrics.csv alone."""
+    folder = name.removesuffix(".pt")
+    config = str(legacy / name) if name.endswith(".pt") else None
+    trainer(folder, "--infer", "--hparams", f"data_root={legacy / 'data'},num_workers=0", config=config)
     for table in ("test_results.csv", "metrics.csv"):
-        rows, wanted = read_rows(folder / table), read_rows(expected / table)
+        rows, wanted = (read_rows(at / table) for at in (tmp_path / "checkpoints" / folder, EXPECTED / folder))
         check_rows(rows, wanted, relative=2e-3)
         assert table == "metrics.csv" or list(rows[0]) == list(wanted[0])
 

@@ -1,6 +1,5 @@
 """Experiment folders of the reference implementation, as they are: evaluated, and trained on."""
 
-import csv
 import re
 import shutil
 from pathlib import Path
@@ -9,6 +8,7 @@ import pytest
 
 from tests.command import succeed
 from tests.golden.large import Golden, names
+from tests.trainings import read_rows
 from utils.checkpoint import read_training
 
 
@@ -27,11 +27,6 @@ def copied(golden: Golden, name: str, tmp_path: Path) -> Path:
     for file in folder.iterdir():
         file.chmod(0o644)
     return folder
-
-
-def read_rows(path: Path) -> list[dict[str, str]]:
-    with path.open(newline="") as file:
-        return list(csv.DictReader(file, delimiter=";"))
 
 
 def tolerances(text: str) -> dict[str, float]:

@@ -16,15 +16,9 @@ TRAINING: dict[str, object] = {"max_updates": 8, "tb_log_interval": 1, "val_chec
 
 
 def flow_task(**keys: object) -> SRDiffTask:
-    settings = settings_from(
-        {
-            **{"trainer_cls": "srdiff", "process": "flow", "hidden_size": 8, "unet_dim_mults": "1|2"},
-            **{"timesteps": 100, "sampler": "ddim", "sampler_steps": 4, "backbone": {"trainer_cls": "bicubic"}},
-            **keys,
-        },
-        source="test",
-    )
-    task = build_task(settings)
+    flow = {"trainer_cls": "srdiff", "process": "flow", "hidden_size": 8, "unet_dim_mults": "1|2", "timesteps": 100}
+    sampling = {"sampler": "ddim", "sampler_steps": 4, "backbone": {"trainer_cls": "bicubic"}}
+    task = build_task(settings_from({**flow, **sampling, **keys}, source="test"))
     assert isinstance(task, SRDiffTask)
     return task
 
@@ -45,20 +39,9 @@ def test_it_goes_on_to_the_last_bit(experiments: Experiments, flow: dict[str, ob
     experiments.train("parts", "flow", **options).succeeded()
     assert same(experiments.checkpoint("parts", 8), experiments.checkpoint("whole", 8))
     for name in ("train_loss.csv", "val_res.csv"):
-        whole, parts = ((experiments.folder(folder) / name).read_text() for folder in ("whole", "parts"))
-        assert parts == whole
+        assert len({(experiments.folder(folder) / name).read_text() for folder in ("whole", "parts")}) == 1
     experiments.infer("whole", "flow", **options, samples=2)
     assert (experiments.folder("whole") / "test_results.csv").read_text().count("\n") == 4
-
-
-def test_two_processes_train_as_one(experiments: Experiments, flow: dict[str, object]) -> None:
-    options = {**flow, "batch_size": 4, "max_updates": 4, "shortcut": True}
-    experiments.train("one", "flow", **options).succeeded()
-    for done in experiments.train_together(2, "two", "flow", **options):
-        done.succeeded()
-    one, two = (experiments.checkpoint(name, 4)["state_dict"]["model"] for name in ("one", "two"))
-    for name, value in one.items():
-        torch.testing.assert_close(two[name], value, rtol=0, atol=2e-4, msg=name)
 
 
 def test_weights_of_a_diffusion_start_a_flow(experiments: Experiments, flow: dict[str, object]) -> None:
