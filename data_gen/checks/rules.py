@@ -85,9 +85,8 @@ def check_data_set(
     is_prepared = not is_raw and any((folder / MANIFEST).is_file() for folder in (root, root / FOLDER))
     source: Source = PreparedSource(prepared_folder(root)) if is_prepared else RawSource(root, bands=bands)
     data = measure_source(source, sample=sample)
-    findings = [finding for check in _FIRST for finding in check(data)]
-    findings += _duplicates(data, lambda truth: source.truth(truth.ref)[0])
-    return data, findings + [finding for check in _LAST for finding in check(data)]
+    findings = [finding for check in _CHECKS for finding in check(data)]
+    return data, [*findings, *_duplicates(data, lambda truth: source.truth(truth.ref)[0])]
 
 
 def _level(wrong: int, of: int) -> Level:
@@ -135,29 +134,37 @@ def _files(data: Measurements) -> Iterator[Finding]:
     yield Finding("files", "error" if faults else "ok", message, _some(faults))
 
 
-def _store(data: Measurements) -> Iterator[Finding]:
-    if data.source.kind != "prepared":
-        return
-    patches = f"({data.sampled} patches)"
-    for check, wrong, right in (
-        ("checksums", "shards that are not as they were written", "all shards are as they were written"),
-        ("shards", "shards of other shapes than the manifest says", "all shards have their shapes"),
-        (
-            "tables",
-            f"tables of spectral matching that are not those of the images {patches}",
-            f"the tables of spectral matching are those of the images {patches}",
-        ),
-    ):
-        finding = _either(check, _faults(data, check), wrong, right)
-        anew = "; prepare the data anew" if finding.level == "error" else ""
-        yield finding._replace(message=finding.message + anew)
-
-
-def _labels(data: Measurements) -> Iterator[Finding]:
+def _lists(data: Measurements) -> Iterator[Finding]:
+    """What is wrong where anything is listed."""
+    if data.source.kind == "prepared":
+        patches = f"({data.sampled} patches); prepare the data anew"
+        for check, wrong, right in (
+            (
+                "checksums",
+                "shards that are not as they were written; prepare the data anew",
+                "shards are as they were written",
+            ),
+            (
+                "shards",
+                "shards of other shapes than the manifest says; prepare the data anew",
+                "shards have their shapes",
+            ),
+            (
+                "tables",
+                f"tables of spectral matching that are not those of the images {patches}",
+                "tables are those of the images",
+            ),
+        ):
+            yield _either(check, _faults(data, check), wrong, f"all {right}")
     seen = Counter(truth.label for truth in data.truths)
     twice = [f"{label}: {count} times" for label, count in seen.items() if count > 1]
     message = "row labels that occur twice, so that results overwrite each other"
     yield _either("labels", twice, message, "every patch has a name of its own")
+    message = "patches whose images and dates don't go together, so that they can't be used"
+    yield _either("pairs", _faults(data, "pairs"), message, "every acquisition has its date")
+    message = f"truths of {data.sampled} that show another place than their acquisitions"
+    elsewhere = [ref.label for ref in data.elsewhere]
+    yield _either("place", elsewhere, message, "truths show what their acquisitions show")
 
 
 def _sizes(data: Measurements) -> Iterator[Finding]:
@@ -199,11 +206,6 @@ def _side(image: MeasuredTruth | Acquired, multiple: int) -> int:
 
 def _shape(image: MeasuredTruth | Acquired) -> str:
     return "×".join(map(str, image.shape))
-
-
-def _pairs(data: Measurements) -> Iterator[Finding]:
-    message = "patches whose images and dates don't go together, so that they can't be used"
-    yield _either("pairs", _faults(data, "pairs"), message, "every acquisition has its date")
 
 
 def _dates(data: Measurements) -> Iterator[Finding]:
@@ -299,13 +301,6 @@ def _pixels(down: float, right: float) -> str:
     return "({:+.1f} down, {:+.1f} right) pixels".format(*(round(float(x), 1) + 0.0 for x in (down, right)))
 
 
-def _place(data: Measurements) -> Iterator[Finding]:
-    wrong = [ref.label for ref in data.elsewhere]
-    message = "truths that show another place than their acquisitions"
-    finding = _either("place", wrong, message, "truths show what their acquisitions show")
-    yield finding._replace(message=f"{finding.message} of {data.sampled}") if wrong else finding
-
-
 def _bands(data: Measurements) -> Iterator[Finding]:
     orders = [view.band_order for view in data.acquired if view.displacement is not None]
     if orders and (middle := float(np.median(orders))) < _REVERSED:
@@ -375,5 +370,4 @@ def _clipping(data: Measurements) -> Iterator[Finding]:
     yield Finding("clipping", level, message)
 
 
-_FIRST = (_splits, _files, _store, _labels, _sizes, _pairs, _dates)
-_LAST = (_scaling, _nodata, _clipping, _registration, _place, _bands)
+_CHECKS = (_splits, _files, _lists, _sizes, _dates, _scaling, _nodata, _clipping, _registration, _bands)

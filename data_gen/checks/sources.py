@@ -3,8 +3,7 @@
 Unlike data_gen/dataset.py this drops and mends nothing: what can't be used is a `Fault` that names the file.
 """
 
-import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -78,10 +77,8 @@ class SourceView(NamedTuple):
     missing: NDArray[np.bool_]  # (h, w): nodata, not a number, or 0 in all bands
 
 
-class Source:
-    """A data set to look at: its patches, and what is wrong with single ones."""
-
-    kind = ""  # raw | prepared
+class _Source:
+    """Patches of a data set, and what is wrong with single ones."""
 
     def __init__(self, root: Path, *, bands: tuple[str, ...], maxima: tuple[float, ...]) -> None:
         self.root = root
@@ -93,23 +90,8 @@ class Source:
     def note(self, check: str, ref: Ref, path: object, what: object) -> None:
         self.faults.append(Fault(check, ref, path, str(what)))
 
-    def offsets(self, ref: Ref) -> list[int]:
-        """Days from the truth of all acquisitions of a patch, as they are recorded; no image is read."""
-        raise NotImplementedError
 
-    def truth(self, ref: Ref) -> tuple[NDArray[Any], Place | None]:
-        """The high-resolution image (C, H, W), in its own type, and where it lies. Raises Unusable."""
-        raise NotImplementedError
-
-    def views(self, ref: Ref) -> Iterator[SourceView]:
-        """The acquisitions that can be read."""
-        raise NotImplementedError
-
-    def verify(self, ref: Ref) -> None:
-        """Compare what is derived from the images with them."""
-
-
-class RawSource(Source):
+class RawSource(_Source):
     """Tables and the rasters they name."""
 
     kind = "raw"
@@ -120,17 +102,9 @@ class RawSource(Source):
         bands = bands or find_bands(root, rows)
         super().__init__(root, bands=bands, maxima=tuple(PUBLISHED_BANDS.get(band, 1.0) for band in bands))
         self.refs = [Ref(split, row.key, i) for split, rows in self._rows.items() for i, row in enumerate(rows)]
-        self._side = self._common_side(rows) if all(_has_place(row.columns) for row in rows) else None
-
-    def _common_side(self, rows: Sequence[TableRow]) -> float:
-        """The side of a patch in metres: that of the first truth that tells; 0 where none does."""
-        for row in rows:
-            with contextlib.suppress(Unusable), opened(self._path(row.hr), georeferenced=True) as source:
-                if place := _place(source):
-                    return place.side
-        return 0.0
 
     def offsets(self, ref: Ref) -> list[int]:
+        """Days from the truth of all acquisitions of a patch, as they are recorded; no image is read."""
         row = self._row(ref)
         try:
             acquisitions = acquisitions_of(row)
@@ -150,17 +124,14 @@ class RawSource(Source):
         return [acquisition.offset for acquisition in acquisitions]
 
     def truth(self, ref: Ref) -> tuple[NDArray[Any], Place | None]:
+        """The high-resolution image (C, H, W), in its own type, and where it lies. Raises Unusable."""
         row = self._row(ref)
-        with opened(self._path(row.hr), self.bands, georeferenced=self._side is None) as source:
-            pixels = pixels_of(source, self.bands)
-            place = _place(source) if self._side is None else None
-        if self._side:
-            place = Place(str(row.columns.get("crs", "")), row.columns["x"], row.columns["y"], self._side)
-        elif place and not place.crs:
-            place = None
+        with opened(self._path(row.hr), self.bands, georeferenced=True) as source:
+            pixels, place = pixels_of(source, self.bands), _place(source, row.columns)
         return np.where(np.isfinite(pixels), pixels, 0) if pixels.dtype.kind == "f" else pixels, place
 
     def views(self, ref: Ref) -> Iterator[SourceView]:
+        """The acquisitions that can be read."""
         try:
             acquisitions = acquisitions_of(self._row(ref))
         except Unusable:
@@ -169,15 +140,17 @@ class RawSource(Source):
             try:
                 with opened(self._path(acquisition.path), self.bands) as source:
                     pixels, nodata = pixels_of(source, self.bands), source.nodata
-            except Missing:
-                continue  # noted before
             except Unusable as reason:
-                self.note("files", ref, acquisition.path, reason)
+                if not isinstance(reason, Missing):  # else noted before
+                    self.note("files", ref, acquisition.path, reason)
                 continue
             missing = (pixels == 0).all(axis=0) | ~np.isfinite(pixels).all(axis=0)
             if nodata is not None:
                 missing |= (pixels == nodata).any(axis=0)
             yield SourceView(acquisition.path, acquisition.offset, pixels, missing)
+
+    def verify(self, ref: Ref) -> None:
+        """Nothing is derived from the images."""
 
     def _row(self, ref: Ref) -> TableRow:
         return self._rows[ref.split][ref.position]
@@ -200,17 +173,21 @@ def _has_place(columns: dict[str, Any]) -> bool:
     return all(isinstance(columns.get(name), int | float) and abs(columns[name]) < _FARTHEST for name in ("x", "y"))
 
 
-def _place(source: rasterio.DatasetReader) -> Place | None:
-    """Where a raster says that it lies; None where its georeference is damaged."""
+def _place(source: rasterio.DatasetReader, columns: dict[str, Any]) -> Place | None:
+    """Where its row, else a raster itself, says that it lies; None where nothing does, or a georeference is damaged."""
     try:
         transform, crs = source.transform, source.crs.to_string() if source.crs else ""
     except GDAL_ERRORS:
         return None
-    place = Place(crs, transform.c, transform.f, abs(transform.a) * source.width)
-    return place if place.side >= _SHORTEST and all(abs(number) < _FARTHEST for number in place[1:]) else None
+    side = abs(transform.a) * source.width
+    place = Place(crs, transform.c, transform.f, side) if crs else None
+    if _has_place(columns):
+        place = Place(str(columns.get("crs", "")), columns["x"], columns["y"], side)
+    is_sound = place and side >= _SHORTEST and all(abs(number) < _FARTHEST for number in place[1:])
+    return place if is_sound else None
 
 
-class PreparedSource(Source):
+class PreparedSource(_Source):
     """The prepared store."""
 
     kind = "prepared"
@@ -279,3 +256,6 @@ class PreparedSource(Source):
 
     def _file(self, ref: Ref) -> str:
         return self.manifest.splits[ref.split][ref.shard].file
+
+
+Source = RawSource | PreparedSource

@@ -17,6 +17,7 @@ import tarfile
 import zipfile
 from collections.abc import Callable, Iterator
 from datetime import date
+from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, get_args
@@ -49,7 +50,7 @@ from utils.distributed import world
 from utils.errors import CheckpointError, ConfigError, DataError, TrainingError, UserError
 from utils.geo.acquisitions import find_acquisitions, open_raster
 from utils.geo.bands import RGB
-from utils.geo.raster import AlignedReader, grid_of, grid_of_acquisition
+from utils.geo.raster import AlignedReader, grid_of_acquisition
 from utils.geo.windows import Box, Span
 from utils.metrics.lpips import load_lpips
 from utils.report.comparison import save_pictures
@@ -64,27 +65,32 @@ FUZZ = settings(max_examples=examples(30), suppress_health_check=[HealthCheck.fu
 def payloads(canary: Path) -> dict[str, Any]:
     """Each makes the canary file, or would with some help."""
     touch, python = f"touch {canary}", f"open({str(canary)!r}, 'w').close()"
-    system = Call(Name("os", "system"), (touch,))
-    tensor = Name("torch._utils", "_rebuild_tensor_v2")
+
+    def call(name: str, *arguments: Any, **options: Any) -> Call:
+        return Call(Name(*name.rsplit(".", 1)), arguments, **options)
+
+    system, runner = call("os.system", touch), Name("os", "system")
     return {
         "os.system": system,
-        "posix.system": Call(Name("posix", "system"), (touch,)),
-        "eval": Call(Name("builtins", "eval"), (python,)),
-        "exec": Call(Name("builtins", "exec"), (python,)),
-        "python 2's eval": Call(Name("__builtin__", "eval"), (python,)),
-        "subprocess": Call(Name("subprocess", "call"), (["touch", str(canary)],)),
-        "in a tensor": Call(tensor, (system, 0, (1,), (1,), False, Call(Name("collections", "OrderedDict")))),
-        "in a dictionary": Call(Name("collections", "OrderedDict"), ([["weight", system]],)),
-        "in a state": Call(Name("collections", "OrderedDict"), (), state={"hook": system}),
-        "in an attribute": Call(Name("torch.nn.modules.linear", "Linear"), (1, 1), state={"forward": system}),
-        "nested": {"state_dict": {"model": {"a": [Call(Name("builtins", "map"), (Name("os", "system"), [touch]))]}}},
-        "partial": Call(Call(Name("functools", "partial"), (Name("os", "system"), touch))),
-        "getattr": Call(Call(Name("builtins", "getattr"), (Name("os", "system"), "__call__")), (touch,)),
-        "another pickle": Call(Name("pickle", "loads"), (dumps(system),)),
-        "another file of torch's": Call(Name("torch.storage", "_load_from_bytes"), (legacy(dumps(system)),)),
-        "pathlib": Call(Name("pathlib", "Path.touch"), (Call(Name("pathlib", "Path"), (str(canary),)),)),
-        "a module by importing it": Call(Name("antigravity", "geohash"), (1, 2, b"")),
-        "numpy's runner": Call(Name("numpy.testing._private.utils", "runstring"), (python, {})),
+        "posix.system": call("posix.system", touch),
+        "eval": call("builtins.eval", python),
+        "exec": call("builtins.exec", python),
+        "python 2's eval": call("__builtin__.eval", python),
+        "subprocess": call("subprocess.call", ["touch", str(canary)]),
+        "in a tensor": call(
+            "torch._utils._rebuild_tensor_v2", system, 0, (1,), (1,), False, call("collections.OrderedDict")
+        ),
+        "in a dictionary": call("collections.OrderedDict", [["weight", system]]),
+        "in a state": call("collections.OrderedDict", state={"hook": system}),
+        "in an attribute": call("torch.nn.modules.linear.Linear", 1, 1, state={"forward": system}),
+        "nested": {"state_dict": {"model": {"a": [call("builtins.map", runner, [touch])]}}},
+        "partial": Call(call("functools.partial", runner, touch)),
+        "getattr": Call(call("builtins.getattr", runner, "__call__"), (touch,)),
+        "another pickle": call("pickle.loads", dumps(system)),
+        "another file of torch's": call("torch.storage._load_from_bytes", legacy(dumps(system))),
+        "pathlib": Call(Name("pathlib", "Path.touch"), (call("pathlib.Path", str(canary)),)),
+        "a module by importing it": call("antigravity.geohash", 1, 2, b""),
+        "numpy's runner": call("numpy.testing._private.utils.runstring", python, {}),
         "site's": Call(Name("code", "InteractiveInterpreter.runsource"), (python,)),
     }
 
@@ -99,19 +105,17 @@ def legacy(content: bytes) -> bytes:
     return head + system + content + pickle.dumps([], protocol=2)
 
 
-def archive(content: bytes, *, compression: int = zipfile.ZIP_STORED) -> bytes:
+def archive(
+    content: bytes = b"", *, parts: dict[str, bytes] | None = None, compression: int = zipfile.ZIP_STORED
+) -> bytes:
     """A file as torch.save writes it."""
     file = io.BytesIO()
     with zipfile.ZipFile(file, "w", compression) as target:
-        for name, part in (("data.pkl", content), ("byteorder", b"little"), ("version", b"3\n")):
+        for name, part in (parts or {"data.pkl": content, "byteorder": b"little", "version": b"3\n"}).items():
             target.writestr(f"archive/{name}", part)
-        _as_torch_marks_them(target)
+        for entry in target.infolist():
+            entry.external_attr = 0
     return file.getvalue()
-
-
-def _as_torch_marks_them(target: zipfile.ZipFile) -> None:
-    for entry in target.infolist():
-        entry.external_attr = 0
 
 
 def tar(content: bytes) -> bytes:
@@ -125,32 +129,19 @@ def tar(content: bytes) -> bytes:
     return file.getvalue()
 
 
-CONTAINERS: dict[str, Callable[[bytes], bytes]] = {
-    "zip": archive,
-    "legacy": legacy,
-    "tar": tar,
-    "bare": lambda content: content,
-}
+CONTAINERS: dict[str, Callable[[bytes], bytes]] = {"zip": archive, "legacy": legacy, "tar": tar, "bare": bytes}
 
 
-def load_lpips_from(path: Path) -> object:
-    return load_lpips(path)
-
-
-def open_folder(path: Path) -> object:
-    return open_saved(path.parent)
-
-
-def open_shard_of_a_store(path: Path) -> object:
+def open_shard_at(path: Path) -> object:
     info = ShardInfo(file=path.name, samples=1, singles=0, clipped=0, bytes=path.stat().st_size, sha256="")
     return open_shard(path.parent, info, Geometry(hr_size=8, scale=4, length=1))
 
 
 DOORS: list[tuple[Callable[[Path], object], type[UserError]]] = [
     (read, CheckpointError),
-    (open_folder, CheckpointError),
-    (load_lpips_from, CheckpointError),
-    (open_shard_of_a_store, DataError),
+    (lambda path: open_saved(path.parent), CheckpointError),
+    (load_lpips, CheckpointError),
+    (open_shard_at, DataError),
     (read_pickled_table, DataError),
 ]
 
@@ -198,31 +189,22 @@ def test_packed_archives_are_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("shape", [(1 << 40,), (1 << 20, 1 << 20), (-1,)])
 def test_tensors_of_absurd_sizes_are_refused(tmp_path: Path, shape: tuple[int, ...]) -> None:
     """They claim what their storage hasn't."""
-    whole = tmp_path / "whole.ckpt"
-    torch.save({"a": torch.zeros(2)}, whole)
-    with zipfile.ZipFile(whole) as source:
-        parts = {name: source.read(name) for name in source.namelist()}
-    name = next(name for name in parts if name.endswith("data.pkl"))
-    size = b"".join(b"\x8a\x08" + struct.pack("<q", number) for number in shape)  # LONG1
-    parts[name] = parts[name].replace(b"K\x02\x85", b"(" + size + b"t", 1)
     path = tmp_path / "model.ckpt"
-    with zipfile.ZipFile(path, "w") as target:
-        for part, content in parts.items():
-            target.writestr(part, content)
-        _as_torch_marks_them(target)
+    torch.save({"a": torch.zeros(2)}, path)
+    with zipfile.ZipFile(path) as source:
+        parts = {name.split("/", 1)[1]: source.read(name) for name in source.namelist()}
+    size = b"".join(b"\x8a\x08" + struct.pack("<q", number) for number in shape)  # LONG1
+    parts["data.pkl"] = parts["data.pkl"].replace(b"K\x02\x85", b"(" + size + b"t", 1)
+    path.write_bytes(archive(parts=parts))
     with pytest.raises(CheckpointError, match=r"damaged|refused|memory"):
         read(path)
 
 
 def test_hostile_yaml_is_refused(tmp_path: Path) -> None:
     canary = tmp_path / "canary"
-    bomb = "a: &a [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
-        f"{name}: &{name} [{', '.join(['*' + before] * 10)}]\n"
-        for before, name in zip("abcdefgh", "bcdefghi", strict=True)
-    )
-    merges = "a: &a {x: 1}\n" + "".join(
-        f"{name}: &{name} {{<<: [{', '.join(['*' + before] * 10)}]}}\n"
-        for before, name in zip("abcdefgh", "bcdefghi", strict=True)
+    bomb, merges = (
+        start + "".join(f"{b}: &{b} " + form % ", ".join(["*" + a] * 10) + "\n" for a, b in pairwise("abcdefghi"))
+        for start, form in (("a: &a [x, x, x, x, x, x, x, x, x, x]\n", "[%s]"), ("a: &a {x: 1}\n", "{<<: [%s]}"))
     )
     for text in (
         f"a: !!python/object/apply:os.system ['touch {canary}']",
@@ -266,17 +248,16 @@ def test_a_raster_that_is_a_description_of_others_is_not_followed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """GDAL's virtual format names files, addresses on the network, and, where that is allowed, code."""
-    canary = tmp_path / "canary"
+    canary, path = tmp_path / "canary", tmp_path / "20180601.tif"
     monkeypatch.setenv("GDAL_VRT_ENABLE_PYTHON", "YES")
     secret = write_raster(tmp_path / "secret.tif", np.full((3, 8, 8), 7, dtype=np.uint16))
-    code = f"import pathlib\ndef f(*a): pathlib.Path({str(canary)!r}).touch()"
-    path = tmp_path / "20180601.tif"
     path.write_text(
-        '<VRTDataset rasterXSize="8" rasterYSize="8"><VRTRasterBand dataType="Byte" band="1" '
-        f'subClass="VRTDerivedRasterBand"><PixelFunctionType>f</PixelFunctionType><PixelFunctionLanguage>Python'
-        f"</PixelFunctionLanguage><PixelFunctionCode><![CDATA[{code}]]></PixelFunctionCode><SimpleSource>"
-        f"<SourceFilename>{secret}</SourceFilename><SourceBand>1</SourceBand></SimpleSource>"
-        "</VRTRasterBand></VRTDataset>"
+        f"""<VRTDataset rasterXSize="8" rasterYSize="8">
+        <VRTRasterBand dataType="Byte" band="1" subClass="VRTDerivedRasterBand">
+        <PixelFunctionType>f</PixelFunctionType><PixelFunctionLanguage>Python</PixelFunctionLanguage>
+        <PixelFunctionCode><![CDATA[def f(*a): open({str(canary)!r}, "w").close()]]></PixelFunctionCode>
+        <SimpleSource><SourceFilename>{secret}</SourceFilename><SourceBand>1</SourceBand></SimpleSource>
+        </VRTRasterBand></VRTDataset>"""
     )
     with rasterio.open(path) as source:
         assert source.driver == "VRT"  # GDAL alone would take it
@@ -309,15 +290,9 @@ TASKS = ["rrdb", "highresnet", "hr_ltae", "rrdb_ltae", "rrdb_highresnet", "srdif
 def near(name: str) -> st.SearchStrategy[Any]:
     """Values of a key that may do, and the ones beside them."""
     item = KEYS[name][1]
-    low = next((bound.ge for bound in item.metadata if hasattr(bound, "ge")), None)
-    high = next((bound.le for bound in item.metadata if hasattr(bound, "le")), None)
-    values = [
-        item.default,
-        *get_args(item.annotation),
-        *(() if low is None else (low, low + 1, 2, 8, 12, str(low), high)),
-    ]
-    plain = [value for value in values if not isinstance(value, type) and get_args(value) == ()]
-    return st.sampled_from([*plain, True, False] if item.annotation is bool else plain)
+    bounds = [getattr(bound, side) for bound in item.metadata for side in ("ge", "le") if hasattr(bound, side)]
+    plain = [value for value in get_args(item.annotation) if not isinstance(value, type) and get_args(value) == ()]
+    return st.sampled_from([item.default, *plain, *bounds, *((1, 2, 8, 12, "8") if bounds else ()), True])
 
 
 @st.composite
@@ -341,28 +316,23 @@ SMALL = {"hidden_size": 8, "num_block": 1, "timesteps": 4, "unet_dim_mults": "1|
 )
 def test_any_hparams(text: str) -> None:
     """Overrides become settings or one line."""
-    with pytest.MonkeyPatch.context() as patch, contextlib.suppress(ConfigError, CheckpointError):
-        patch.chdir(ROOT)
-        experiment = open_experiment(
-            config=ROOT / "configs" / "rrdb" / "rrdb.yaml", name="nowhere/at_all", hparams=text, reset=False,
-        )  # fmt: skip
-        check(experiment.settings)
+    config = ROOT / "configs" / "rrdb" / "rrdb.yaml"
+    with contextlib.chdir(ROOT), contextlib.suppress(ConfigError, CheckpointError):
+        check(open_experiment(config=config, name="nowhere/at_all", hparams=text, reset=False).settings)
 
 
 @FUZZ
 @given(flat=mappings(), task=st.sampled_from(TASKS))
 def test_any_configuration(flat: dict[str, Any], task: str) -> None:
     """Keys with odd values become a task that is ready to train, or one line. Large ones are not tried."""
-    flat = {"trainer_cls": task, **SMALL, **flat}
-    try:
-        found = settings_from(translate(flat, source="a.yaml"), source="a.yaml")
+    with contextlib.suppress(ConfigError, CheckpointError, TrainingError):
+        found = settings_from(translate({"trainer_cls": task, **SMALL, **flat}, source="a.yaml"), source="a.yaml")
         check(found)
-        sizes = [found.model.hidden_size, found.model.num_block, found.model.num_layers, found.diffusion.timesteps,
-                 found.model.ltae_heads, found.model.ltae_d_k, found.diffusion.rrdb_num_feat]  # fmt: skip
-        if math.prod(max(1, size // 8) for size in sizes) < 300 and found.model.ltae_d_model < 300:
+        model, diffusion = found.model, found.diffusion
+        sizes = [model.hidden_size, model.num_block, model.num_layers, model.ltae_heads, model.ltae_d_k]
+        sizes += [diffusion.timesteps, diffusion.rrdb_num_feat]
+        if math.prod(max(1, size // 8) for size in sizes) < 300 and model.ltae_d_model < 300:
             build_task(found)
-    except (ConfigError, CheckpointError, TrainingError) as error:
-        assert str(error)
 
 
 # Tables
@@ -609,19 +579,15 @@ def test_labels_lead_nowhere(tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A truth and two acquisitions, and a product in an archive."""
     folder = tmp_path_factory.mktemp("images")
     rng = np.random.default_rng(0)
     write_raster(folder / "hr" / "20180615.tif", rng.integers(1, 255, (3, 128, 128), dtype=np.uint8), resolution=2.5)
     for day in ("20180601", "20180612"):
         write_raster(folder / "s2" / f"{day}.tif", rng.integers(100, 900, (3, 32, 32), dtype=np.uint16))
-    return folder
-
-
-@pytest.fixture(scope="module")
-def zip_of_a_product(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("zip")
     product = write_safe(folder, ground(64, 64), day=date(2023, 8, 7), classes=np.full((32, 32), 4, np.uint8))
-    return zipped(product, folder / "product.zip")
+    zipped(product, folder / "product.zip")
+    return folder
 
 
 @pytest.fixture(scope="module")
@@ -641,33 +607,17 @@ ODD = st.one_of(
 )  # fmt: skip
 
 
+@pytest.mark.parametrize("name", ["s2/20180601.tif", "product.zip"])
 @FUZZ
 @given(seed=st.integers(0, 2**32))
-def test_any_damage_to_a_geotiff(images: Path, seed: int) -> None:
-    """It is laid on another's grid, or a DataError."""
-    with one_damaged([images / "s2" / "20180601.tif"], seed) as path, contextlib.suppress(DataError, ConfigError):
-        found = find_acquisitions([path])
-        with rasterio.open(images / "s2" / "20180612.tif") as source:
-            grid = grid_of(source)
-        reader = AlignedReader(found[0], grid)
-        try:
-            assert reader.read(grid.box).reflectance.shape == (3, 32, 32)
-        finally:
-            reader.close()
-
-
-@FUZZ
-@given(seed=st.integers(0, 2**32))
-def test_any_damage_to_a_zipped_product(zip_of_a_product: Path, seed: int) -> None:
+def test_any_damage_to_an_acquisition(images: Path, name: str, seed: int) -> None:
     """Its pixels, or a DataError of one line."""
-    with one_damaged([zip_of_a_product], seed) as path, contextlib.suppress(DataError, ConfigError):
+    with one_damaged([images / name], seed) as path, contextlib.suppress(DataError, ConfigError):
         (found,) = find_acquisitions([path])
         grid = grid_of_acquisition(found)
-        reader = AlignedReader(found, grid)
-        try:
-            reader.read(grid.box.within(Box(Span(0, 64), Span(0, 64))))
-        finally:
-            reader.close()
+        box = grid.box.within(Box(Span(0, 64), Span(0, 64)))
+        with contextlib.closing(AlignedReader(found, grid)) as reader:
+            assert reader.read(box).reflectance.shape == (3, *box.shape)
 
 
 @FUZZ
@@ -730,34 +680,18 @@ def test_commands(raw: Path, prepared: Path, checkpoint: Path, tmp_path: Path) -
     trainer, before = "tasks/trainer.py", sorted(hostile_raw.rglob("*"))
     (tmp_path / "evil.zip").write_bytes(archive(evil))
     item = write_item(tmp_path / "items" / "a.json", day=date(2023, 8, 7), hrefs=dict.fromkeys(RGB, "../secret.tif"))
-    predict = (
-        "--config",
-        ROOT / "configs" / "bicubic.yaml",
-        "--exp_name",
-        "b",
-        "--output",
-        here / "map.tif",
-        "--predict",
-    )
+    predict = ("--config", ROOT / "configs" / "bicubic.yaml", "--exp_name", "b", "--output", "map.tif", "--predict")
+    new = ("--config", config, "--exp_name", "new")
     for code, script, *arguments in (
         (3, "data_gen/preprocess_data.py", hostile_raw),
         (3, "data_gen/check.py", hostile_raw),
         (4, trainer, "--config", folder / "config.yaml", "--exp_name", "evil", "--infer"),
-        (4, trainer, "--config", config, "--exp_name", "new", "--hparams", f"init_from={folder},data_root={prepared}"),
+        (4, trainer, *new, "--hparams", f"init_from={folder},data_root={prepared}"),
         (4, trainer, "--config", folder / file_name(3), "--exp_name", "new", "--infer"),
         (2, trainer, "--config", tmp_path / "evil.yaml", "--exp_name", "new"),
         (2, trainer, "--config", config, "--exp_name", "../../new"),
-        (2, trainer, "--config", config, "--exp_name", "new", "--hparams", "data_root=" + "x" * 5000),
-        (
-            2,
-            trainer,
-            "--config",
-            config,
-            "--exp_name",
-            "new",
-            "--hparams",
-            f"data_root=!!python/name:os.system {canary}",
-        ),
+        (2, trainer, *new, "--hparams", "data_root=" + "x" * 5000),
+        (2, trainer, *new, "--hparams", f"data_root=!!python/name:os.system {canary}"),
         (3, trainer, *predict, tmp_path / "evil.zip"),
         (3, trainer, *predict, item),
         (3, "data_gen/build_dataset.py", "--hr", tmp_path / "evil.yaml", "--lr", tmp_path, "--output", here / "own"),
