@@ -26,8 +26,7 @@ class HighResLTAE(Backbone):
 
     Args:
         reference: what every view is encoded beside: the median of the views, or the view closest to the target date.
-        mask_padding: leave padded views out of the median, the normalisation and the attention; as published, they
-            vote.
+        mask_padding: leave padded views out of median, normalisation and attention; as published, they vote.
         ltae: keywords of ``LTAE2d``; the features have as many channels as its mlp ends with.
     """
 

@@ -7,11 +7,10 @@ import torch
 from torch import Tensor, nn
 
 from tests.golden import cases
-from tests.golden.cases import CASES, Inputs, check, outputs_of
+from tests.golden.cases import CASES, Tensors, check, outputs_of
 
 F = nn.functional
-DTYPES = (torch.float32, torch.float64)
-PRECISE = [(case, dtype) for case in CASES for dtype in DTYPES if outputs_of(case, dtype)]
+PRECISE = [(case, dtype) for case in CASES for dtype in (torch.float32, torch.float64) if outputs_of(case, dtype)]
 
 
 @pytest.mark.parametrize(("case", "dtype"), PRECISE, ids=str)
@@ -27,62 +26,59 @@ def test_all_cases_are_there() -> None:
 # Wrong models must fail
 
 
-def shifted_weights(monkeypatch: pytest.MonkeyPatch) -> None:
-    original = nn.Module.load_state_dict
-    monkeypatch.setattr(
-        nn.Module,
-        "load_state_dict",
-        lambda self, state, **kw: original(self, {name: value * (1 + 1e-6) for name, value in state.items()}, **kw),
-    )
+def other(owner: object, name: str, make: Callable[[Callable], Callable]) -> tuple[object, str, Callable]:
+    """A function, and one made from it that takes its place."""
+    return owner, name, make(getattr(owner, name))
 
 
-def replace(owner: object, name: str, make: Callable[[Callable], Callable]) -> Callable[[pytest.MonkeyPatch], None]:
-    """Replace a function of torch by one made from it."""
-    return lambda monkeypatch: monkeypatch.setattr(owner, name, make(getattr(owner, name)))
-
-
-def bicubic_by_corners(x: Tensor, *, scale: int) -> Tensor:
-    return F.interpolate(x[None], scale_factor=scale, mode="bicubic", align_corners=True)[0]
-
-
-WRONG_PARTS: dict[str, tuple[str, Callable[[pytest.MonkeyPatch], None]]] = {
-    "LeakyReLU 0.1": ("rrdb", replace(F, "leaky_relu", lambda leaky: lambda x, *_, **kw: leaky(x, 0.1))),
-    "a millionth of every weight": ("highresnet", shifted_weights),
-    "the upper median": ("highresnet", replace(Tensor, "median", lambda median: lambda x, **kw: median(-x, **kw))),
-    "corners aligned": ("radiometry", replace(cases, "bicubic", lambda _: bicubic_by_corners)),
-    "zeros around images": ("unet", replace(F, "pad", lambda pad: lambda x, size, *_, **kw: pad(x, size))),
+WRONG_PARTS: dict[str, tuple[str, tuple[object, str, Callable]]] = {
+    "LeakyReLU 0.1": ("rrdb", other(F, "leaky_relu", lambda leaky: lambda x, *_, **kw: leaky(x, 0.1))),
+    "a millionth of every weight": (
+        "highresnet",
+        other(cases.recipe, "tensor", lambda tensor: lambda *of: tensor(*of) * (1 + 1e-6)),
+    ),
+    "the upper median": ("highresnet", other(Tensor, "median", lambda median: lambda x, **kw: median(-x, **kw))),
+    "corners aligned": (
+        "radiometry",
+        other(
+            cases,
+            "bicubic",
+            lambda _: lambda x, scale: F.interpolate(x[None], None, scale, mode="bicubic", align_corners=True)[0],
+        ),
+    ),
+    "zeros around images": ("unet", other(F, "pad", lambda pad: lambda x, size, *_, **kw: pad(x, size))),
 }
 
 
 @pytest.mark.parametrize("name", list(WRONG_PARTS))
 def test_a_wrong_part_is_seen(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    case, spoil = WRONG_PARTS[name]
-    spoil(monkeypatch)
+    case, wrong = WRONG_PARTS[name]
+    monkeypatch.setattr(*wrong)
     with pytest.raises(AssertionError, match=case):
-        check(case, DTYPES[bool(outputs_of(case, torch.float64))])
+        check(case, torch.float64 if outputs_of(case, torch.float64) else torch.float32)
 
 
-def other(name: str, change: Callable[[Tensor], Tensor]) -> Callable[[Inputs], Inputs]:
-    return lambda inputs: {**inputs, name: change(inputs[name])}
-
-
-WRONG_INPUTS: dict[str, tuple[str, Callable[[Inputs], Inputs]]] = {
-    "the sign of the dates": ("highresnet_ltae_median", other("dates", torch.neg)),
-    "the sign of the dates (RRDB)": ("rrdb_ltae", other("dates", torch.neg)),
-    "the order of the views": ("highresnet_7", other("lr", lambda lr: lr.flip(1))),
-    "padding that counts": ("highresnet", other("alphas", torch.ones_like)),
-    "padding and views swapped": ("ltae", other("padding", torch.logical_not)),
-    "another time": ("unet", other("t", lambda t: t + 1)),
-    "another time (loss)": ("srdiff_trains_along", other("t", lambda t: t + 1)),
-    "another base": ("srdiff_sampling_image", other("base", lambda base: base.roll(1, -1))),
-    "the sign of the noise": ("srdiff_sampling", other("noise.1", torch.neg)),
-    "bands swapped": ("rrdb", other("lr", lambda lr: lr.flip(1))),
-    "another truth": ("rrdb_training", other("hr.2", lambda hr: hr * 0.999)),
+WRONG_INPUTS: dict[str, tuple[str, str, Callable[[Tensor], Tensor]]] = {
+    "the sign of the dates": ("highresnet_ltae_median", "dates", torch.neg),
+    "the sign of the dates (RRDB)": ("rrdb_ltae", "dates", torch.neg),
+    "the order of the views": ("highresnet_7", "lr", lambda lr: lr.flip(1)),
+    "padding that counts": ("highresnet", "alphas", torch.ones_like),
+    "padding and views swapped": ("ltae", "padding", torch.logical_not),
+    "another time": ("unet", "t", lambda t: t + 1),
+    "another time (loss)": ("srdiff_trains_along", "t", lambda t: t + 1),
+    "another base": ("srdiff_sampling_image", "base", lambda base: base.roll(1, -1)),
+    "the sign of the noise": ("srdiff_sampling", "noise.1", torch.neg),
+    "bands swapped": ("rrdb", "lr", lambda lr: lr.flip(1)),
+    "another truth": ("rrdb_training", "hr.2", lambda hr: hr * 0.999),
 }
 
 
 @pytest.mark.parametrize("name", list(WRONG_INPUTS))
 def test_a_wrong_input_is_seen(name: str) -> None:
-    case, change = WRONG_INPUTS[name]
+    case, key, spoil = WRONG_INPUTS[name]
+
+    def change(inputs: Tensors) -> Tensors:
+        return {**inputs, key: spoil(inputs[key])}
+
     with pytest.raises(AssertionError, match=case):
         check(case, torch.float64, change=change)

@@ -6,10 +6,10 @@ import torch
 from torch import Tensor
 
 from models import losses
-from models.diffusion import PATH_LOSSES, SRDiff
+from models.diffusion import SRDiff
 from models.samplers import Noise, PredictClean, States, ddim, ddpm, dpmpp_2m
 from models.schedule import Path, Schedule, StraightFlow
-from models.series import Series
+from models.series import Prediction, Series
 from models.unet import UNet
 from tests.golden.cases import vgg_state
 from tests.models.nets import BACKBONES, random_series, small_backbone, small_srdiff
@@ -89,28 +89,16 @@ def test_auxiliary_losses_compare_the_backbone_with_the_truth() -> None:
     assert all(parameter.grad is None for parameter in srdiff.denoise_fn.parameters())
 
 
-def test_no_backbone_has_nothing_to_train_along() -> None:
-    srdiff = small_srdiff("bicubic", fix_backbone=False)
-    assert set(training_terms(srdiff, random_series(), aux_l1=True)) == {"q"}
-
-
-def test_without_residual_the_image_itself_is_diffused() -> None:
-    srdiff, series = small_srdiff("rrdb", residual=False).eval(), random_series()
-    hr = torch.randn_like(series.base)
-    assert torch.equal(srdiff.residual(hr, series.base), hr)
-    assert torch.equal(srdiff.image(hr, series.base), hr)
+def start_of(model: SRDiff, series: Series, **options: Any) -> tuple[Tensor, Tensor, Prediction]:
+    """What a sampler starts from, the image that it is where nothing is done to it, and the backbone's prediction."""
     seen: list[Tensor] = []
-    condition_free = partial(first_input, seen=seen)
-    srdiff.sample(series, sampler=condition_free, noise=seeded_noise())
-    last = torch.full((2,), 9)
-    start = srdiff.path.q_sample(series.base, last, seeded_noise()(10, series.base.shape))
-    torch.testing.assert_close(seen[0], start)
 
+    def sampler(predict_clean: PredictClean, x: Tensor, path: Path, noise: Noise) -> States:
+        seen.append(x)
+        yield 0, x, x
 
-def first_input(predict_clean: PredictClean, x: Tensor, path: Path, noise: Noise, *, seen: list[Tensor]) -> States:
-    """A sampler that does nothing but to remember what it starts from."""
-    seen.append(x)
-    yield 0, x, x
+    image, backbone = model.sample(series, sampler=sampler, noise=seeded_noise(), **options)
+    return seen[0], image, backbone
 
 
 @pytest.mark.parametrize(("clip_input", "rescale"), [(True, 2.0), (True, 1.0), (False, 2.0)])
@@ -125,11 +113,25 @@ def test_the_residual_is_scaled_and_clamped(clip_input: bool, rescale: float) ->
     torch.testing.assert_close(back, (2 * residual if not clip_input else (2 * residual).clamp(-1, 1)) / rescale)
 
 
-def test_on_residuals_sampling_starts_from_noise_alone() -> None:
-    srdiff, series, seen = small_srdiff("rrdb").eval(), random_series(), []  # type: ignore[var-annotated]
-    image, _ = srdiff.sample(series, sampler=partial(first_input, seen=seen), noise=seeded_noise())
-    assert torch.equal(seen[0], seeded_noise()(10, series.base.shape))
-    torch.testing.assert_close(image, seen[0].clamp(-1, 1) / 2 + series.base)
+def test_sampling_starts_from_noise_alone_or_the_noisy_base_without_residual() -> None:
+    series, noise = random_series(), seeded_noise()(10, torch.Size((2, 3, 24, 32)))
+    x, image, _ = start_of(small_srdiff("rrdb").eval(), series)
+    assert torch.equal(x, noise)
+    torch.testing.assert_close(image, x.clamp(-1, 1) / 2 + series.base)
+    whole = small_srdiff("rrdb", residual=False).eval()
+    x, image, _ = start_of(whole, series)
+    torch.testing.assert_close(x, whole.path.q_sample(series.base, torch.full((2,), 9), noise))
+    assert torch.equal(image, x)
+    assert torch.equal(whole.residual(image, series.base), image)
+
+
+@pytest.mark.parametrize("process", ["diffusion", "flow"])
+def test_sampling_may_start_from_the_backbone(process: str) -> None:
+    model, series = small_flow() if process == "flow" else small_srdiff("rrdb", timesteps=100).eval(), random_series()
+    x, _, backbone = start_of(model, series, start=30)
+    alpha, sigma = model.path.alpha_sigma(30)
+    residual = model.residual(backbone.sr.clamp(-1, 1), series.base)
+    torch.testing.assert_close(x, alpha * residual + sigma * seeded_noise()(100, series.base.shape))
 
 
 def test_samples_of_one_series_lie_side_by_side_and_share_one_condition() -> None:
@@ -146,13 +148,6 @@ def test_samples_of_one_series_lie_side_by_side_and_share_one_condition() -> Non
     doubled = Series(*(part.repeat_interleave(3, 0) for part in series))
     torch.testing.assert_close(srdiff.sample(doubled, sampler=every_step, noise=seeded_noise())[0], images)
     assert not torch.allclose(images[0], images[1])
-
-
-@pytest.mark.parametrize("loss_type", list(PATH_LOSSES))
-def test_loss_types_reach_the_network(loss_type: Any) -> None:
-    srdiff = small_srdiff("bicubic")
-    training_terms(srdiff, random_series(), loss_type=loss_type)["q"].backward()
-    assert srdiff.denoise_fn.final_conv[1].weight.grad.any()  # type: ignore[union-attr, operator]
 
 
 def test_tables_follow_the_model() -> None:
@@ -216,19 +211,8 @@ def test_one_step_is_what_the_velocity_says() -> None:
 
 
 def test_the_residual_may_be_that_of_the_backbone() -> None:
-    flow, series, seen = small_flow(base="backbone"), random_series(), []  # type: ignore[var-annotated]
-    image, backbone = flow.sample(series, sampler=partial(first_input, seen=seen), noise=seeded_noise())
-    torch.testing.assert_close(image, seen[0].clamp(-1, 1) / 2 + backbone.sr.clamp(-1, 1))
-
-
-@pytest.mark.parametrize("make", [small_flow, partial(small_srdiff, "rrdb", timesteps=100)])
-def test_sampling_may_start_from_the_backbone(make: Any) -> None:
-    model, series, seen = make().eval(), random_series(), []  # type: ignore[var-annotated]
-    _, backbone = model.sample(series, sampler=partial(first_input, seen=seen), noise=seeded_noise(), start=30)
-    residual = model.residual(backbone.sr.clamp(-1, 1), series.base)
-    noise = seeded_noise()(100, series.base.shape)
-    alpha, sigma = model.path.alpha_sigma(30)
-    torch.testing.assert_close(seen[0], alpha * residual + sigma * noise)
+    x, image, backbone = start_of(small_flow(base="backbone"), random_series())
+    torch.testing.assert_close(image, x.clamp(-1, 1) / 2 + backbone.sr.clamp(-1, 1))
 
 
 def test_a_shortcut_learns_where_two_steps_lead() -> None:
