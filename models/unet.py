@@ -113,7 +113,7 @@ class Rezero(nn.Module):
 class WeightNormConv2d(nn.Module):
     """A convolution whose weight is weight_g · weight_v / ‖weight_v‖ (Salimans and Kingma, 2016), output by output.
 
-    It computes the same as ``conv`` at first. Torch's own weight norm names its parameters otherwise or can't be copied.
+    It starts equal to ``conv``. Torch's own weight norm names its parameters otherwise or can't be copied.
     """
 
     def __init__(self, conv: nn.Conv2d) -> None:
